@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Run one program again and again under a policy, until nothing is left to try.
+
+A *program* is a callable that sets a fresh run up on a :class:`ControlledRuntime`:
+it spawns the tasks and answers a callable that judges the run when all are done
+(and cleans up): its value is the run's outcome, a Splat it raises a finding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from uvfio.runtime.controlled import ControlledRuntime, Policy
+from uvfio.runtime.errors import Splat
+from uvfio.runtime.runtime import Listener
+from uvfio.runtime.schedule import Schedule, encode
+
+Judge = Callable[[], Hashable]
+Program = Callable[[ControlledRuntime], Judge]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule, and the schedule that breaks it."""
+
+    kind: str
+    message: str
+    schedule: Schedule
+
+    @property
+    def replay(self) -> str:
+        """The schedule as it is written on the command line."""
+        return encode(self.schedule)
+
+
+@dataclass
+class Result:
+    """What a search saw. ``complete`` only if every behaviour was tried."""
+
+    runs: int = 0
+    cut: int = 0  # runs given up because they were known
+    steps: int = 0
+    deepest: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+    outcomes: Counter[Hashable] = field(default_factory=Counter)
+    finding: Finding | None = None
+
+    @property
+    def classes(self) -> int:
+        """Runs that were not cut off."""
+        return self.runs - self.cut
+
+
+def explore(
+    program: Program,
+    policy: Policy,
+    *,
+    budget: float | None = None,
+    listeners: Callable[[], list[Listener]] = list,
+    progress: Callable[[Result], None] | None = None,
+) -> Result:
+    """
+    Run *program* under *policy* until it has nothing left to try, a finding turns
+    up, or *budget* seconds have gone by. *listeners* makes those of each run.
+    """
+    result = Result()
+    start = time.monotonic()
+    while True:
+        result.seconds = time.monotonic() - start
+        if budget is not None and result.seconds > budget:
+            break
+        if not policy.begin():
+            result.complete = True
+            break
+        if not run_once(program, policy, result, listeners()):
+            break
+        if progress is not None:
+            progress(result)
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def run_once(program: Program, policy: Policy, result: Result, listeners: list[Listener]) -> bool:
+    """One run, counted in *result*; False when it made a finding."""
+    runtime = ControlledRuntime(policy)
+    if isinstance(policy, Listener):
+        runtime.listeners.append(policy)
+    splat: Splat | None = None
+    try:
+        judge = program(runtime)
+        runtime.listeners += listeners
+        runtime.quiet = False
+        runtime.run()
+        runtime.quiet = True
+        policy.end([task for task in runtime.tasks if not task.done])
+        if runtime.splat is not None:
+            splat = runtime.splat
+        elif not runtime.cut_off:
+            result.outcomes[judge()] += 1
+    except Splat as e:
+        splat = e
+    finally:
+        runtime.abort()
+    result.runs += 1
+    result.cut += runtime.cut_off
+    result.steps += len(runtime.schedule)
+    result.deepest = max(result.deepest, len(runtime.schedule))
+    if splat is not None:
+        result.finding = Finding(splat.kind, splat.message, runtime.schedule)
+    return splat is None

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+The user processes that the kernel serves: what it can ask of one.
+
+Two implementations: ``uvfio/linux/kernel/user.py`` (a process that lives inside
+the machine, for scenarios and tests) and ``uvfio/live/client.py`` (a real one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from uvfio.linux.kernel.fs import File
+from uvfio.runtime.task import current
+
+CAP_SYS_RAWIO = 17
+CAP_SYS_ADMIN = 21
+CAP_IPC_LOCK = 14
+CAP_SYS_RESOURCE = 24
+
+
+class PinnedPages(Protocol):
+    """A range of user memory that a device may reach until :meth:`unpin`."""
+
+    length: int
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill *buffer* from *offset* on. Errno EFAULT if the memory went away."""
+
+    def write_from(self, offset: int, data: bytes | memoryview) -> None:
+        """Store *data* at *offset*."""
+
+    def unpin(self) -> None:
+        """Nothing reaches it any more."""
+
+
+class Mm(Protocol):
+    """``struct mm_struct``: an address space."""
+
+    locked_vm: int  # pages accounted as locked
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Errno EFAULT unless all *n* bytes can be read."""
+
+    def read_string(self, addr: int, limit: int) -> bytes:
+        """Up to the NUL. Errno EFAULT, or EINVAL if there is none in *limit* bytes."""
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Errno EFAULT unless all can be written."""
+
+    def pin(self, addr: int, length: int, writable: bool) -> PinnedPages:
+        """``pin_user_pages()``. Errno EFAULT if part of it cannot be had."""
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in pages; None: no limit, or CAP_IPC_LOCK."""
+
+
+class EventfdCtx(Protocol):
+    """``struct eventfd_ctx``, referenced; a closed fd does not end it."""
+
+    def signal(self, n: int = 1) -> None:
+        """Add *n* to the counter. Never sleeps."""
+
+    def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
+        """Call *woken()* whenever it is signalled by the user; answers how to stop."""
+
+    def put(self) -> None:
+        """Drop the reference."""
+
+
+class Files(Protocol):
+    """``struct files_struct``: what fd numbers stand for."""
+
+    def get(self, fd: int) -> File:
+        """Errno EBADF if *fd* is not open. A file that is not ours is one, too."""
+
+    def eventfd(self, fd: int) -> EventfdCtx:
+        """``eventfd_ctx_fdget()``: Errno EBADF not open, EINVAL not an eventfd."""
+
+    def reserve(self, flags: int) -> int:
+        """An fd number for later. Errno EMFILE."""
+
+    def unreserve(self, fd: int) -> None:
+        """It is not needed after all."""
+
+    def install(self, fd: int, file: File) -> None:
+        """*fd*, reserved, stands for *file* now and owns a reference."""
+
+
+class Process(Protocol):
+    """A user process."""
+
+    pid: int
+    comm: str
+    mm: Mm
+    files: Files
+
+    def capable(self, capability: int) -> bool:
+        """Does it have *capability* (``CAP_...``)?"""
+
+
+def capable(capability: int) -> bool:
+    """Does the current process have *capability*? Kernel threads have all."""
+    process: Process | None = current().process
+    return process is None or process.capable(capability)
+
+
+def eventfd_ctx_fdget(fd: int) -> EventfdCtx:
+    ctx: EventfdCtx = current().process.files.eventfd(fd)
+    return ctx

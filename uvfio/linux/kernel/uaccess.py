@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+User memory. Mirrors ``include/linux/uaccess.h``.
+
+Addresses are the user's own; what stands behind them is the mm of the process on
+whose behalf the current task runs. All raise Errno EFAULT on a bad address.
+"""
+
+from errno import E2BIG
+from typing import TypeVar
+
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.task import current
+from uvfio.uapi.cstruct import CStruct
+
+S = TypeVar("S", bound=CStruct)
+
+
+def copy_from_user(addr: int, n: int) -> bytes:
+    data: bytes = current().process.mm.read(addr, n)
+    return data
+
+
+def copy_to_user(addr: int, data: bytes) -> None:
+    current().process.mm.write(addr, data)
+
+
+def get_user_u32(addr: int) -> int:
+    return int.from_bytes(copy_from_user(addr, 4), "little")
+
+
+def put_user_u32(addr: int, value: int) -> None:
+    copy_to_user(addr, (value & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def copy_struct_from_user(struct: type[S], addr: int, usize: int) -> S:
+    """
+    Read a struct of which the user knows *usize* bytes: what it lacks is zero, and
+    what it has more must be zero (Errno E2BIG). Mirrors ``copy_struct_from_user()``.
+    """
+    data = copy_from_user(addr, min(usize, struct.size_of))
+    if usize > struct.size_of and any(copy_from_user(addr + struct.size_of, usize - struct.size_of)):
+        raise Errno(E2BIG, f"{struct.__name__} must end with zeros after {struct.size_of} bytes")
+    return struct.unpack(data)
+
+
+def strndup_user(addr: int, limit: int) -> bytes:
+    """
+    The NUL-terminated string at *addr*, without the NUL. Errno EINVAL when it is
+    not shorter than *limit* bytes.
+    """
+    data: bytes = current().process.mm.read_string(addr, limit)
+    return data
