@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Exhaustive search with partial-order reduction: every behaviour, few schedules.
+Exhaustive search with partial-order reduction: one schedule for each behaviour.
 
-Abdulla, Aronis, Jonsson, Sagonas: "Optimal Dynamic Partial Order Reduction",
-POPL 2014: source sets with sleep sets (their algorithm 1).
+Abdulla, Aronis, Jonsson, Sagonas: "Source Sets: A Foundation for Optimal Dynamic
+Partial Order Reduction", JACM 2017: optimal DPOR, with sleep sets and wakeup trees.
 
-Departures: choices of the model (``pick``) are branches of a step and all tried; a
-run whose every runnable task sleeps is cut off and counted in ``cut``; when none of
-the initials of a race can run at its place, everything that can is added there.
+Departures: choices of the model (``pick``) are branches of a step and all tried; when
+a wakeup sequence asks for a task that cannot run, everything that can is tried there;
+a run whose every runnable task sleeps is cut off and counted in ``cut`` (with locks
+and variables alone there is none).
 
 A step is the operation that was pending, and what its task did (notes: releases,
 allocations) until its next point. Two steps are dependent when they touch the same
-thing and one writes it. An operation that waits does not race with the release
-that let it go on, but with the acquisition before: the other order is possible.
+thing and one writes it. An operation that waits does not race with the release that
+let it go on, but with the acquisition before: the other order is possible.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from uvfio.explore.wakeup import Accesses, Branch, Event, covers, dependent, insert
 from uvfio.runtime.runtime import Op
 from uvfio.runtime.task import Task
 
-Key = tuple[int, str]  # (number of the object in this run, field)
-Accesses = list[tuple[Key, bool]]  # what is touched, and whether it is written
 Clock = dict[str, int]  # task: its last step known, as an index into the run
+Key = tuple[int, str]  # (number of the object in this run, field)
 
 
 class _Node:
     """What has been tried, and must be, at one place of the current path."""
 
-    __slots__ = ("awake", "backtrack", "done", "enabled", "known", "options", "sleep", "taken")
+    __slots__ = ("done", "enabled", "known", "options", "sleep", "taken", "tree", "wanted")
 
     def __init__(self) -> None:
         self.taken: str | int = ""
         self.options: list[int] | None = None  # a pick: choices not tried yet
         self.enabled: list[str] = []
         self.known = 0  # objects numbered when the run came here: the same in every run
-        self.backtrack: list[str] = []
         self.done: dict[str, Accesses] = {}  # tasks tried here, and what their step did
         self.sleep: dict[str, Accesses] = {}
-        self.awake: set[str] = set()  # tasks tried here that must not sleep after it
+        self.tree: list[Branch] = []  # what must be tried, in order
+        self.wanted: list[Branch] = []  # what must come after the step taken
 
 
 class _Step:
     """One step of the current run."""
 
-    __slots__ = ("accesses", "clock", "node", "op", "task")
+    __slots__ = ("accesses", "clock", "node", "op", "task", "undo")
 
     def __init__(self, task: str, op: Op, accesses: Accesses, node: _Node) -> None:
         self.task = task
@@ -55,6 +56,7 @@ class _Step:
         self.accesses = accesses  # those of the notes too
         self.node = node
         self.clock: Clock = {}
+        self.undo: list[tuple[dict[Any, Any], Any, Any]] = []  # to forget it again
 
 
 class _Touched:
@@ -70,28 +72,43 @@ class _Touched:
 
 
 class Dpor:
-    """A policy, and a listener of the same run."""
+    """
+    A policy, and a listener of the same run.
+
+    What a run shares with the one before is not worked out again: ``steps`` keeps it,
+    and every step knows how to undo what it changed.
+    """
 
     def __init__(self) -> None:
         self.path: list[_Node] = []
         self.cut = 0
         self.started = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self.depth = 0
+        self.depth = 0  # nodes passed in this run
+        self.at = 0  # steps passed
         self.steps: list[_Step] = []
         self.touched: dict[Key, _Touched] = {}
         self.clocks: dict[str, Clock] = {}
         self.sleep: dict[str, Accesses] = {}
+        self.fresh = False  # the step that is running is not one that the last run shared
+        self.races: list[tuple[int, int, str, Accesses]] = []  # (earlier step, later or -1, its task, accesses)
         self.numbers: dict[int, int] = {}
         self.objects: list[Any] = []  # keeps them alive: an id must not be used again
 
+    # -- between runs -------------------------------------------------------
+
     def begin(self) -> bool:
-        if self.started and not self._backtrack():
-            return False
+        if self.started:
+            if not self._backtrack():
+                return False
+            shared = sum(node.options is None for node in self.path[:-1])
+            while len(self.steps) > shared:
+                self._forget(self.steps.pop())
         self.started = True
-        self._reset()
+        self.depth = self.at = 0
+        self.fresh = False
+        self.races = []
+        self.numbers = {}
+        self.objects = []
         return True
 
     def _backtrack(self) -> bool:
@@ -103,102 +120,125 @@ class Dpor:
                     node.taken = node.options.pop()
                     return True
             else:
-                # An object that this step saw first may have another number in the next
-                # run: what the step did cannot be compared, so its task must not sleep.
-                if any(key[0] >= node.known for key, _write in node.done[str(node.taken)]):
-                    node.awake.add(str(node.taken))
-                left = [name for name in node.backtrack if name not in node.done and name not in node.sleep]
-                if left:
-                    node.taken = left[0]
-                    return True
+                self._retire(node)
+                while node.tree:
+                    if self._take(node, node.tree.pop(0)):
+                        return True
             self.path.pop()
         return False
+
+    @staticmethod
+    def _retire(node: _Node) -> None:
+        """The task taken here has been tried with all that can follow."""
+        name = str(node.taken)
+        accesses = node.done.get(name, [])
+        # An object that this step saw first may have another number in the next run:
+        # what the step did cannot be compared, so its task must not sleep.
+        if all(key[0] < node.known for key, _write in accesses):
+            node.sleep[name] = accesses
+
+    @staticmethod
+    def _take(node: _Node, branch: Branch) -> bool:
+        """Go on with *branch*; if its task cannot run here, ask for all that can instead."""
+        task = branch.event.task
+        if task not in node.enabled:
+            asked = {other.event.task for other in node.tree}
+            node.tree += [Branch(Event(name, [])) for name in node.enabled if name not in asked]
+            return False
+        if task in node.sleep:
+            return False
+        node.taken = task
+        node.wanted = branch.children
+        return True
+
+    def _forget(self, step: _Step) -> None:
+        for changed, key, before in reversed(step.undo):
+            if before is None:
+                del changed[key]
+            else:
+                changed[key] = before
+
+    def _set(self, step: _Step, changed: dict[Any, Any], key: Any, value: Any) -> None:
+        step.undo.append((changed, key, changed.get(key)))
+        changed[key] = value
 
     # -- during a run -------------------------------------------------------
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task | None:
         for task in runnable:
             assert task.pending is not None
-            self._accesses(task.pending)  # number what is about to be touched
-        if self.depth == len(self.path):
-            awake = [task for task in runnable if task.name not in self.sleep]
-            if not awake:
-                self.cut += 1
-                return None
-            self._new_node(runnable, current if current in awake else awake[0])
+            self._number(task.pending.obj)  # in the same order in every run
+        if self.depth == len(self.path) and not self._new_node(runnable, current):
+            self.cut += 1
+            return None
         node = self.path[self.depth]
         self.depth += 1
         chosen = next(task for task in runnable if task.name == node.taken)
-        assert chosen.pending is not None
-        self._step(chosen.name, chosen.pending, node)
+        self.at += 1
+        self.fresh = self.at > len(self.steps)
+        if self.fresh:
+            assert chosen.pending is not None
+            self._step(chosen.name, chosen.pending, node)
         return chosen
 
-    def _new_node(self, runnable: Sequence[Task], chosen: Task | None) -> None:
-        assert chosen is not None
+    def _new_node(self, runnable: Sequence[Task], current: Task | None) -> bool:
+        """A place never come to before; False when every task there sleeps."""
+        awake = [task for task in runnable if task.name not in self.sleep]
+        if not awake:
+            return False
         node = _Node()
         node.sleep = dict(self.sleep)
-        node.known = len(self.objects)
         node.enabled = [task.name for task in runnable]
-        node.taken = chosen.name
-        node.backtrack = [chosen.name]
+        node.known = len(self.objects)
+        # Whatever the choices within the last step were, the same must come after it.
+        before = next((place for place in reversed(self.path) if place.options is None), None)
+        node.tree = list(before.wanted) if before is not None else []
+        while node.tree and not node.taken:
+            self._take(node, node.tree.pop(0))
+        if not node.taken:
+            node.taken = (current if current is not None and current in awake else awake[0]).name
         self.path.append(node)
+        return True
 
     def _step(self, name: str, op: Op, node: _Node) -> None:
         accesses = self._accesses(op)
-        self._races(name, op, accesses)
         step = _Step(name, op, accesses, node)
-        step.clock = dict(self.clocks.get(name, ()))
+        index = len(self.steps)
+        self._find_races(index, name, op, accesses)
+        clock = step.clock = dict(self.clocks.get(name, ()))
+        for key, write in accesses:
+            touched = self.touched.get(key)
+            if touched is not None:
+                self._learn(clock, touched.writes.items())
+                if write:
+                    self._learn(clock, touched.reads.items())
+        clock[name] = index
+        self.steps.append(step)
+        self._set(step, self.clocks, name, clock)
+        node.done[name] = accesses
+        self._touch(step, accesses, index, True)
+        self.sleep = {other: theirs for other, theirs in node.sleep.items() if other != name}
+        self._wake(accesses)
+
+    def event(self, task: Task, op: Op) -> None:
+        """Notes: what a step does besides its operation."""
+        accesses = self._accesses(op)
+        if not self.fresh or op.kind == "alloc":
+            return
+        step = self.steps[-1]
+        if step.task != task.name or op is step.op or getattr(task.runtime, "quiet", False):
+            return
+        index = len(self.steps) - 1
+        self._find_races(index, task.name, op, accesses)
+        step.accesses += accesses
         for key, write in accesses:
             touched = self.touched.get(key)
             if touched is not None:
                 self._learn(step.clock, touched.writes.items())
                 if write:
                     self._learn(step.clock, touched.reads.items())
-        index = len(self.steps)
-        step.clock[name] = index
-        self.steps.append(step)
-        self.clocks[name] = step.clock
-        node.done[name] = accesses
-        for key, write in accesses:
-            touched = self.touched.setdefault(key, _Touched())
-            (touched.writes if write else touched.reads)[name] = index
-            (touched.writes_op if write else touched.reads_op)[name] = index
-        asleep = {**node.sleep, **node.done}
-        self.sleep = {other: asleep[other] for other in asleep if other != name and other not in node.awake}
+        self._touch(step, accesses, index, False)
         self._wake(accesses)
-
-    def event(self, task: Task, op: Op) -> None:
-        """Notes: what a step does besides its operation."""
-        accesses = self._accesses(op)
-        if not self.steps or self.steps[-1].task != task.name or op is self.steps[-1].op or op.kind == "alloc":
-            return
-        index = len(self.steps) - 1
-        step = self.steps[-1]
-        self._races(task.name, op, accesses)
-        step.accesses += accesses
-        for key, write in accesses:
-            touched = self.touched.setdefault(key, _Touched())
-            self._learn(step.clock, touched.writes.items())
-            if write:
-                self._learn(step.clock, touched.reads.items())
-            (touched.writes if write else touched.reads)[task.name] = index
-        self._wake(accesses)
-
-    def _wake(self, accesses: Accesses) -> None:
-        """Who sleeps wakes when what was just done may matter to its step."""
-        for name, theirs in list(self.sleep.items()):
-            if dependent(theirs, accesses):
-                del self.sleep[name]
-
-    def _accesses(self, op: Op) -> Accesses:
-        """What *op* touches. Freeing an object writes the whole of it."""
-        number = self.numbers.get(id(op.obj))
-        if number is None:
-            number = self.numbers[id(op.obj)] = len(self.objects)
-            self.objects.append(op.obj)
-        if op.field:
-            return [((number, op.field), op.mode == "w"), ((number, ""), False)]
-        return [((number, ""), op.mode == "w")]
 
     def pick(self, n: int) -> int:
         if self.depth == len(self.path):
@@ -214,17 +254,49 @@ class Dpor:
     def end(self, blocked: Sequence[Task]) -> None:
         for task in blocked:
             if task.pending is not None:
-                self._races(task.name, task.pending, self._accesses(task.pending))
+                self._find_races(-1, task.name, task.pending, self._accesses(task.pending))
+        for earlier, later, name, accesses in self.races:
+            self._reverse(earlier, later, name, accesses)
+
+    def _touch(self, step: _Step, accesses: Accesses, index: int, by_operation: bool) -> None:
+        for key, write in accesses:
+            touched = self.touched.get(key)
+            if touched is None:
+                touched = _Touched()
+                self._set(step, self.touched, key, touched)
+            self._set(step, touched.writes if write else touched.reads, step.task, index)
+            if by_operation:
+                self._set(step, touched.writes_op if write else touched.reads_op, step.task, index)
+
+    def _wake(self, accesses: Accesses) -> None:
+        """Who sleeps wakes when what was just done may matter to its step."""
+        if self.sleep:
+            self.sleep = {name: theirs for name, theirs in self.sleep.items() if not dependent(theirs, accesses)}
+
+    def _number(self, obj: Any) -> int:
+        number = self.numbers.get(id(obj))
+        if number is None:
+            number = self.numbers[id(obj)] = len(self.objects)
+            self.objects.append(obj)
+        return number
+
+    def _accesses(self, op: Op) -> Accesses:
+        """What *op* touches. Freeing an object writes the whole of it."""
+        number = self._number(op.obj)
+        if op.field:
+            return [((number, op.field), op.mode == "w"), ((number, ""), False)]
+        return [((number, ""), op.mode == "w")]
 
     # -- races --------------------------------------------------------------
 
     def _learn(self, clock: Clock, accesses: Iterable[tuple[str, int]]) -> None:
-        for _task, index in accesses:
-            for name, at in self.steps[index].clock.items():
-                if at > clock.get(name, -1):
-                    clock[name] = at
+        for task, index in accesses:
+            if clock.get(task, -1) < index:
+                for name, at in self.steps[index].clock.items():
+                    if at > clock.get(name, -1):
+                        clock[name] = at
 
-    def _races(self, name: str, op: Op, accesses: Accesses) -> None:
+    def _find_races(self, index: int, name: str, op: Op, accesses: Accesses) -> None:
         """Where could *op* of task *name* have come before a step it depends on?"""
         mine = self.clocks.get(name, {})
         waits = op.ready is not None
@@ -233,57 +305,44 @@ class Dpor:
             touched = self.touched.get(key)
             if touched is None:
                 continue
-            found = dict(touched.writes_op if waits else touched.writes)
-            indices = set(found.values())
+            tables = [touched.writes_op if waits else touched.writes]
             if write:
-                indices |= set((touched.reads_op if waits else touched.reads).values())
-            candidates |= {i for i in indices if self.steps[i].task != name and i > mine.get(self.steps[i].task, -1)}
+                tables.append(touched.reads_op if waits else touched.reads)
+            for table in tables:
+                for task, i in table.items():
+                    if task != name and i > mine.get(task, -1):
+                        candidates.add(i)
         for i in candidates:
-            if not any(self._before(i, other) for other in candidates if other != i) and self._reversible(i, name, op):
-                self._add_backtrack(i, name, accesses)
+            if self._reversible(i, name) and not any(self._before(i, other) for other in candidates if other != i):
+                self.races.append((i, index, name, accesses))
 
     def _before(self, i: int, j: int) -> bool:
         return i < j and self.steps[j].clock.get(self.steps[i].task, -1) >= i
 
-    def _reversible(self, i: int, name: str, op: Op) -> bool:
-        """Not if the same operation was waiting in vain when step *i* was taken."""
+    def _reversible(self, i: int, name: str) -> bool:
+        """Not if the task could not run when step *i* was taken, and has not moved since."""
+        return name in self.steps[i].node.enabled or self.clocks.get(name, {}).get(name, -1) > i
+
+    def _reverse(self, i: int, later: int, name: str, accesses: Accesses) -> None:
+        """Ask for the later step of a race before step *i*, unless that has been or will be tried."""
         node = self.steps[i].node
-        if op.ready is None or op.timeout is not None or name in node.enabled:
-            return True
-        moved_since = self.clocks.get(name, {}).get(name, -1) > i
-        return moved_since
+        sequence = [j for j in range(i + 1, len(self.steps)) if j != later and not self._before(i, j)]
+        events = [Event(self.steps[j].task, self.steps[j].accesses) for j in sequence]
+        for position, j in enumerate(sequence):
+            events[position].after = [p for p, k in enumerate(sequence[:position]) if self._before(k, j)]
+        events.append(self._last_event(sequence, later, Event(name, accesses)))
+        if not any(covers(sleeper, theirs, events) for sleeper, theirs in node.sleep.items()):
+            insert(node.tree, events, node.known)
 
-    def _add_backtrack(self, i: int, name: str, accesses: Accesses) -> None:
-        node = self.steps[i].node
-        independent = [j for j in range(i + 1, len(self.steps)) if not self._before(i, j)]
-        initials = self._initials(independent, name, accesses)
-        if any(task in node.backtrack or task in node.done for task in initials):
-            return
-        possible = [task for task in initials if task in node.enabled]
-        if possible:
-            node.backtrack.append(name if name in possible else possible[0])
-        else:
-            node.backtrack += [task for task in node.enabled if task not in node.backtrack]
-
-    def _initials(self, steps: list[int], name: str, accesses: Accesses) -> list[str]:
-        """Tasks whose first step among *steps*, then *name*, depends on none before it."""
-        initials: list[str] = []
-        seen: set[str] = set()
-        for position, j in enumerate(steps):
-            task = self.steps[j].task
-            if task not in seen:
-                seen.add(task)
-                if not any(self._before(k, j) for k in steps[:position]):
-                    initials.append(task)
-        if name not in seen:
-            # The racing operation itself comes last: it starts if it depends on none of the others.
-            mine = self.clocks.get(name, {})
-            known = (mine.get(self.steps[k].task, -1) >= k for k in steps)
-            if not any(known) and not any(dependent(accesses, self.steps[k].accesses) for k in steps):
-                initials.append(name)
-        return initials
-
-
-def dependent(a: Accesses, b: Accesses) -> bool:
-    """Does the order of two steps matter?"""
-    return any(key == other and (write or others) for key, write in a for other, others in b)
+    def _last_event(self, sequence: list[int], later: int, event: Event) -> Event:
+        """The racing step itself, put last: what it comes after among *sequence*."""
+        if later >= 0:
+            event.accesses = self.steps[later].accesses
+            event.after = [p for p, k in enumerate(sequence) if self._before(k, later)]
+            return event
+        mine = self.clocks.get(event.task, {})  # it was waiting when the run ended
+        for position, k in enumerate(sequence):
+            step = self.steps[k]
+            if mine.get(step.task, -1) >= k or dependent(event.accesses, step.accesses):
+                event.after.append(position)
+        return event

@@ -49,6 +49,7 @@ class Result:
     complete: bool = False
     outcomes: Counter[Hashable] = field(default_factory=Counter)
     finding: Finding | None = None
+    suspicion: Finding | None = None  # the finding, should the search end without a worse one
 
     @property
     def classes(self) -> int:
@@ -67,6 +68,9 @@ def explore(
     """
     Run *program* under *policy* until it has nothing left to try, a finding turns
     up, or *budget* seconds have gone by. *listeners* makes those of each run.
+
+    What a checker only suspects (a lock order, a data race) does not end the search:
+    the harm that comes of it is the better finding, if there is any.
     """
     result = Result()
     start = time.monotonic()
@@ -81,6 +85,7 @@ def explore(
             break
         if progress is not None:
             progress(result)
+    result.finding = result.finding or result.suspicion
     result.seconds = time.monotonic() - start
     return result
 
@@ -93,7 +98,7 @@ def run_once(program: Program, policy: Policy, result: Result, listeners: list[L
     splat: Splat | None = None
     try:
         judge = program(runtime)
-        runtime.listeners += listeners
+        runtime.listeners[:0] = listeners  # a trace sees what a checker objects to
         runtime.quiet = False
         runtime.run()
         runtime.quiet = True
@@ -110,6 +115,9 @@ def run_once(program: Program, policy: Policy, result: Result, listeners: list[L
     result.cut += runtime.cut_off
     result.steps += len(runtime.schedule)
     result.deepest = max(result.deepest, len(runtime.schedule))
+    if runtime.suspicions and result.suspicion is None:
+        first = runtime.suspicions[0]
+        result.suspicion = Finding(first.kind, first.message, runtime.schedule)
     if splat is not None:
         result.finding = Finding(splat.kind, splat.message, runtime.schedule)
     return splat is None

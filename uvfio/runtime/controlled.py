@@ -204,10 +204,7 @@ class ControlledRuntime(Runtime):
         assert op is not None
         if op.timeout is None or op.ready is None:
             return
-        if not op.ready():
-            task.timed_out = True
-            task.timeouts_left -= 1
-        elif not self.quiet and task.timeouts_left > 0 and self.choose(2):
+        if not op.ready() or (not self.quiet and task.timeouts_left > 0 and self.choose(2)):
             task.timed_out = True
             task.timeouts_left -= 1
 

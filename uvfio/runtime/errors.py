@@ -7,6 +7,17 @@ A host ``OSError`` is a fourth thing and must never reach the modelled kernel.
 
 from errno import errorcode
 
+# Numbers with two names, of which Python knows the one that kernel people do not use.
+_PREFERRED = {95: "EOPNOTSUPP", 35: "EDEADLK"}
+
+
+def errno_name(number: int) -> str:
+    """
+    >>> errno_name(22), errno_name(95)
+    ('EINVAL', 'EOPNOTSUPP')
+    """
+    return _PREFERRED.get(number) or errorcode.get(number, str(number))
+
 
 class Errno(Exception):
     """The modelled kernel's answer to its caller. Never used for a host error."""
@@ -17,7 +28,7 @@ class Errno(Exception):
         self.why = why
 
     def __str__(self) -> str:
-        name = errorcode.get(self.number, str(self.number))
+        name = errno_name(self.number)
         return f"{name}: {self.why}" if self.why else name
 
 

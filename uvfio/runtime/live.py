@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class _Waiter:
-    __slots__ = ("task", "ready", "deadline", "what")
+    __slots__ = ("deadline", "ready", "task", "what")
 
     def __init__(self, task: Task, ready: Callable[[], bool], deadline: float | None, what: str) -> None:
         self.task = task

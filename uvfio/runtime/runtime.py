@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from greenlet import getcurrent, greenlet
 
+from uvfio.runtime.errors import Splat
 from uvfio.runtime.task import Task
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class Op:
     """A visible operation about to happen: *kind* on *obj*, reading or writing it."""
 
-    __slots__ = ("kind", "obj", "mode", "ready", "timeout", "field")
+    __slots__ = ("field", "kind", "mode", "obj", "ready", "timeout")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Runtime:
         self.hub: greenlet = getcurrent()
         self.listeners: list[Listener] = []
         self.machine: Any = None  # the one Machine this runtime runs
+        self.suspicions: list[Splat] = []
 
     def point(
         self,
@@ -89,6 +91,14 @@ class Runtime:
             op = Op(kind, obj, mode, field=field)
             for listener in self.listeners:
                 listener.event(task, op)
+
+    def suspect(self, splat: Splat) -> None:
+        """
+        A checker: a rule is broken that this run survives, such as a lock order.
+
+        The run goes on, because what the rule guards against is the better finding.
+        """
+        self.suspicions.append(splat)
 
     def choose(self, n: int) -> int:
         """Settle a choice the model leaves open (hardware, a fault): in ``range(n)``."""

@@ -46,7 +46,8 @@ def kzalloc(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     made = cls(*args, **kwargs)
     if runtime.observed:  # only now: nobody else can see what the constructor does
         object.__setattr__(made, "__class__", getattr(cls, "__observed__"))
-    runtime.note("alloc", made)
+    if runtime.listeners:
+        runtime.note("alloc", made)
     return made
 
 

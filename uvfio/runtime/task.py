@@ -60,7 +60,11 @@ def current() -> Task:
     task = getcurrent()
     if not isinstance(task, Task):
         raise InternalError("kernel code must run in a task: use Machine.run()")
-    return cast(Task, task)
+    return task
+
+
+running = cast(Callable[[], Task], getcurrent)
+"""``current()`` without the check, for primitives that every call of a client goes through."""
 
 
 def per_machine(make: Callable[[], T]) -> Callable[[], T]:
@@ -73,9 +77,9 @@ def per_machine(make: Callable[[], T]) -> Callable[[], T]:
 
     def get() -> T:
         statics: dict[Any, Any] = current().machine.statics
-        found = statics.get(make)
+        found: T | None = statics.get(make)
         if found is None:
             found = statics[make] = make()
-        return cast(T, found)
+        return found
 
     return get

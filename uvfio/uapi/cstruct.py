@@ -18,6 +18,7 @@ that the header has no name for. The stated size is checked when it is declared.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "s64": "q"}
@@ -33,6 +34,8 @@ class CStruct:
     fields: ClassVar[tuple[str, ...]]
     offsets: ClassVar[dict[str, int]]
     layout: ClassVar[struct.Struct]
+    fill: ClassVar[Callable[[Any, tuple[Any, ...]], None]]
+    values: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
     def __init__(self, **values: Any) -> None:
         for name, zero in zip(self.fields, self.layout.unpack(bytes(self.layout.size)), strict=True):
@@ -46,11 +49,11 @@ class CStruct:
         made = cls.__new__(cls)
         if len(data) != cls.size_of:
             data = data[: cls.size_of].ljust(cls.size_of, b"\0")
-        made.__dict__.update(zip(cls.fields, cls.layout.unpack(data)))
+        cls.fill(made, cls.layout.unpack(data))
         return made
 
     def pack(self) -> bytes:
-        return self.layout.pack(*[getattr(self, name) for name in self.fields])
+        return self.layout.pack(*self.values())
 
     @classmethod
     def offsetof(cls, field: str) -> int:
@@ -89,6 +92,9 @@ def cstruct(name: str, size: int, fields: str) -> Any:
     layout = struct.Struct(code)
     if layout.size != size:
         raise ValueError(f"struct {name} must have {size} bytes, not {layout.size}")
-    # No __slots__: Python would mangle ``__reserved`` there.
-    body = {"size_of": size, "fields": tuple(names), "offsets": offsets, "layout": layout}
+    # No __slots__: Python would mangle ``__reserved`` there. What moves values in and out
+    # is compiled for each struct, as dataclasses do: every call of a client comes by.
+    each = "".join(f"self.{field}, " for field in names)
+    body: dict[str, Any] = {"size_of": size, "fields": tuple(names), "offsets": offsets, "layout": layout}
+    exec(f"def fill(self, values): {each}= values\ndef values(self): return {each}", {}, body)
     return type(name, (CStruct,), body)

@@ -34,4 +34,5 @@ def might_sleep() -> None:
     """Splat in atomic context (a spinlock held, interrupts off)."""
     task = current()
     if task.preempt_count:
-        raise Splat("sleeping-in-atomic", f"{task.name} sleeps while holding {task.held[-1]!r}")
+        why = f"while holding {task.held[-1]!r}" if task.held else "in an interrupt handler"
+        raise Splat("sleeping-in-atomic", f"{task.name} sleeps {why}")

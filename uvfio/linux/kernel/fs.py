@@ -10,7 +10,7 @@ only :func:`__fput_sync` releases on the spot.
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV, ENOTTY
+from errno import EBADF, EINVAL, ENODEV, ENOTTY, ESPIPE
 from typing import Any
 
 from uvfio.linux.kernel.refcount import Refcount
@@ -51,6 +51,10 @@ class FileOperations:
 
     def write(self, file: File, buf: int, count: int, pos: int) -> int:
         raise Errno(EINVAL)
+
+    def llseek(self, file: File, offset: int, whence: int) -> int:
+        """The new position."""
+        raise Errno(ESPIPE)
 
     def mmap(self, file: File, vma: Vma) -> None:
         """Check and note a mapping about to be made."""
@@ -93,7 +97,10 @@ def get_file(file: File) -> File:
 def fget(fd: int) -> File:
     """The file that *fd* of the current process stands for, referenced. Errno EBADF."""
     file: File = current().process.files.get(fd)
-    return get_file(file)
+    # Another thread may close the fd between the look-up and the reference.
+    if not file.f_count.inc_not_zero():
+        raise Errno(EBADF)
+    return file
 
 
 def fput(file: File) -> None:

@@ -46,7 +46,7 @@ class _Exclusive:
     def _acquire(self, task: Task) -> None:
         if self.owner is task:
             raise Splat("recursive-locking", f"{task.name} takes {self.name}, which it holds already")
-        task.runtime.point("lock", self, ready=self._free)
+        task.runtime.point("lock", self, "w", self._free)
         self.owner = task
         task.held.append(self)
 
@@ -72,8 +72,10 @@ class Mutex(_Exclusive):
     """``struct mutex``: sleeps while somebody else holds it; not recursive."""
 
     def lock(self) -> None:
-        might_sleep()
-        self._acquire(current())
+        task = current()
+        if task.preempt_count:
+            might_sleep()
+        self._acquire(task)
 
     def trylock(self) -> bool:
         return self._try_acquire(current())

@@ -13,7 +13,7 @@ from typing import Any
 
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.runtime.errors import Splat
-from uvfio.runtime.task import current
+from uvfio.runtime.task import running
 
 REFCOUNT_SATURATED = -(1 << 30)
 
@@ -29,15 +29,15 @@ class Atomic:
         return f"{self.name}={self.value}"
 
     def read(self) -> int:
-        current().runtime.point("atomic_read", self, "r")
+        running().runtime.point("atomic_read", self, "r")
         return self.value
 
     def set(self, value: int) -> None:
-        current().runtime.point("atomic_set", self)
+        running().runtime.point("atomic_set", self)
         self.value = value
 
     def add_return(self, n: int) -> int:
-        current().runtime.point("atomic_add", self)
+        running().runtime.point("atomic_add", self)
         self.value += n
         return self.value
 
@@ -52,7 +52,7 @@ class Atomic:
 
     def cmpxchg(self, old: int, new: int) -> int:
         """Store *new* if the value is *old*; answers what was there."""
-        current().runtime.point("cmpxchg", self)
+        running().runtime.point("cmpxchg", self)
         was = self.value
         if was == old:
             self.value = new
@@ -70,21 +70,21 @@ class Refcount:
         return f"{self.name}={self.value}"
 
     def read(self) -> int:
-        current().runtime.point("refcount_read", self, "r")
+        running().runtime.point("refcount_read", self, "r")
         return self.value
 
     def set(self, value: int) -> None:
-        current().runtime.point("refcount_set", self)
+        running().runtime.point("refcount_set", self)
         self.value = value
 
     def inc(self) -> None:
-        current().runtime.point("refcount_inc", self)
+        running().runtime.point("refcount_inc", self)
         if self.value <= 0:
             raise Splat("refcount", f"{self.name}: addition on {self.value}; use-after-free")
         self.value += 1
 
     def inc_not_zero(self) -> bool:
-        current().runtime.point("refcount_inc_not_zero", self)
+        running().runtime.point("refcount_inc_not_zero", self)
         if self.value == 0:
             return False
         self.value += 1
@@ -95,21 +95,21 @@ class Refcount:
             raise Splat("refcount", f"{self.name}: decrement hit 0; leaking memory")
 
     def dec_and_test(self) -> bool:
-        current().runtime.point("refcount_dec", self)
+        running().runtime.point("refcount_dec", self)
         if self.value <= 0:
             raise Splat("refcount", f"{self.name}: underflow; use-after-free")
         self.value -= 1
         return self.value == 0
 
     def dec_if_one(self) -> bool:
-        current().runtime.point("refcount_dec_if_one", self)
+        running().runtime.point("refcount_dec_if_one", self)
         if self.value != 1:
             return False
         self.value = 0
         return True
 
     def dec_not_one(self) -> bool:
-        current().runtime.point("refcount_dec_not_one", self)
+        running().runtime.point("refcount_dec_not_one", self)
         if self.value == 1:
             return False
         self.value -= 1

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from uvfio.linux.kernel.bug import might_sleep
 from uvfio.runtime.errors import Splat
-from uvfio.runtime.task import Task, current
+from uvfio.runtime.task import Task, running
 
 
 class RwSemaphore:
@@ -46,14 +46,19 @@ class RwSemaphore:
             self.up_write()
 
     def down_read(self) -> None:
-        task = current()
-        self._down(task, "r")
+        task = running()
+        if task.preempt_count or self.writer is task:
+            self._may_not(task)
+        # Arriving is visible by itself: a writer that waits already shuts readers out.
+        task.runtime.point("down_read", self)
+        if self.writer is not None or self.queue:
+            self._wait(task, "r")
         self.readers.append(task)
         task.held.append(self)
 
     def down_read_trylock(self) -> bool:
-        task = current()
-        task.runtime.point("trylock", self)
+        task = running()
+        task.runtime.point("down_read_trylock", self)
         if self.writer is not None or self.queue:
             return False
         self.readers.append(task)
@@ -61,7 +66,7 @@ class RwSemaphore:
         return True
 
     def up_read(self) -> None:
-        task = current()
+        task = running()
         if task not in self.readers:
             self._bad_up(task, "reading")
             return
@@ -70,14 +75,18 @@ class RwSemaphore:
         task.runtime.note("unlock", self, "r")
 
     def down_write(self) -> None:
-        task = current()
-        self._down(task, "w")
+        task = running()
+        if task.preempt_count or self.writer is task:
+            self._may_not(task)
+        task.runtime.point("down_write", self)
+        if self.writer is not None or self.readers or self.queue:
+            self._wait(task, "w")
         self.writer = task
         task.held.append(self)
 
     def down_write_trylock(self) -> bool:
-        task = current()
-        task.runtime.point("trylock", self)
+        task = running()
+        task.runtime.point("down_write_trylock", self)
         if self.writer is not None or self.readers:
             return False
         self.writer = task
@@ -85,7 +94,7 @@ class RwSemaphore:
         return True
 
     def up_write(self) -> None:
-        task = current()
+        task = running()
         if self.writer is not task:
             self._bad_up(task, "writing")
             return
@@ -94,19 +103,20 @@ class RwSemaphore:
         task.runtime.note("unlock", self)
 
     def downgrade_write(self) -> None:
-        task = current()
+        task = running()
         if self.writer is not task:
             self._bad_up(task, "writing")
         self.writer = None
         self.readers.append(task)
         task.runtime.note("downgrade", self)
 
-    def _down(self, task: Task, how: str) -> None:
+    def _may_not(self, task: Task) -> None:
         might_sleep()
         if self.writer is task:
             raise Splat("recursive-locking", f"{task.name} takes {self.name}, which it holds for writing")
-        # Arriving is visible by itself: a writer that waits already shuts readers out.
-        task.runtime.point("down_read" if how == "r" else "down_write", self)
+
+    def _wait(self, task: Task, how: str) -> None:
+        """Somebody is there, or was first. Called right after the point of arrival."""
         entry = (task, how)
         self.queue.append(entry)
         try:

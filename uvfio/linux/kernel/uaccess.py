@@ -15,6 +15,8 @@ from uvfio.uapi.cstruct import CStruct
 
 S = TypeVar("S", bound=CStruct)
 
+PIECE = 4096
+
 
 def copy_from_user(addr: int, n: int) -> bytes:
     data: bytes = current().process.mm.read(addr, n)
@@ -39,8 +41,10 @@ def copy_struct_from_user(struct: type[S], addr: int, usize: int) -> S:
     what it has more must be zero (Errno E2BIG). Mirrors ``copy_struct_from_user()``.
     """
     data = copy_from_user(addr, min(usize, struct.size_of))
-    if usize > struct.size_of and any(copy_from_user(addr + struct.size_of, usize - struct.size_of)):
-        raise Errno(E2BIG, f"{struct.__name__} must end with zeros after {struct.size_of} bytes")
+    # Piece by piece: the user may claim 4 GiB, and the first byte that is not there ends it.
+    for off in range(struct.size_of, usize, PIECE):
+        if any(copy_from_user(addr + off, min(PIECE, usize - off))):
+            raise Errno(E2BIG, f"{struct.__name__} must end with zeros after {struct.size_of} bytes")
     return struct.unpack(data)
 
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Checkers that listen to the event stream. See the runtime only."""

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+An Intel 82574L network controller, as far as VFIO clients look at it without a wire.
+
+After QEMU's ``e1000e``: the same configuration space (PM, MSI, PCI Express and MSI-X
+capabilities, AER and serial number), the same BARs, reset values, and interrupts by
+their cause registers (ICR, ICS, IMS, IMC, and IVAR for MSI-X). All differences:
+
+* no packets: the rings are never read, the PHY and the EEPROM do not answer;
+* every other register holds what was written;
+* accesses other than of 4 bytes read 0 and are dropped.
+"""
+
+from __future__ import annotations
+
+from uvfio.devices.config import PciConfig
+from uvfio.devices.kit import MsixTable, PciBar, PciDevice, Register
+from uvfio.uapi.pci_regs import (
+    PCI_CAP_ID_EXP,
+    PCI_CAP_ID_PM,
+    PCI_EXT_CAP_ID_DSN,
+    PCI_EXT_CAP_ID_ERR,
+)
+
+SERIAL = bytes.fromhex("563412ffff005452")
+
+# What reads non-zero after reset, as the reference machine shows it.
+RESET_VALUES = {
+    0x0: 0x140241, 0x8: 0x80283, 0x10: 0x300, 0x14: 0x2, 0x38: 0x8100, 0x40: 0x12005452, 0x44: 0x80005634,
+    0x410: 0x602008, 0xE00: 0x68302, 0xF00: 0x8, 0xF10: 0x30D, 0x1000: 0x140014, 0x1008: 0x28,
+    0x1010: 0x80000000, 0x1028: 0x2, 0x102C: 0x2, 0x1030: 0xC0000000, 0x1050: 0x1, 0x2170: 0x40402,
+    0x2828: 0x10000, 0x2928: 0x10000, 0x3410: 0x600, 0x3418: 0x600, 0x3420: 0x600, 0x3428: 0x600,
+    0x3840: 0x403, 0x3940: 0x403, 0x5000: 0x300, 0x5400: 0x12005452, 0x5404: 0x80005634,
+    0x5820: 0x10000000, 0x5B00: 0x6800200, 0x5B30: 0x20000004, 0x5B50: 0x1, 0x8010: 0x600, 0x8018: 0x600,
+    0xB634: 0x88F7, 0xB638: 0x319,
+}  # fmt: skip
+
+# Cause bit in ICR: where IVAR says which MSI-X vector it has.
+MSIX_CAUSES = {20: 0, 21: 4, 22: 8, 23: 12, 24: 16}
+IVAR_VALID = 0x8
+
+
+class E1000e(PciDevice):
+    """Intel 82574L: configuration space, resets and interrupts; no packets."""
+
+    name = "e1000e"
+    vendor, device = 0x8086, 0x10D3
+    class_code = 0x020000
+    subsystem = (0x8086, 0x0000)
+    config_size = 4096
+    BARS = {0: PciBar(128 << 10), 1: PciBar(128 << 10), 2: PciBar(32, "io"), 3: PciBar(16 << 10)}
+    intx = True
+    msi_vectors = 1
+    msix = MsixTable(vectors=5, bar=3, table=0, pba=0x2000)
+    has_reset = True
+    unassigned = 0
+
+    ICR = Register(0xC0, "w1c", doc="interrupt causes; a read clears them")
+    ICS = Register(0xC8, "wo", doc="set these causes")
+    IMS = Register(0xD0, "rw", doc="causes that interrupt; writing sets bits")
+    IMC = Register(0xD8, "wo", doc="clear these bits of IMS")
+    IVAR = Register(0xE4, "rw", doc="MSI-X vector of each kind of cause")
+    IOADDR = Register(0x0, "rw", bar=2, doc="the register that IODATA stands for")
+    IODATA = Register(0x4, "rw", bar=2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others = dict(RESET_VALUES)
+
+    def add_capabilities(self, config: PciConfig) -> None:
+        config.add_capability(PCI_CAP_ID_PM, 0xC8, bytes.fromhex("220000000000"), bytes.fromhex("0000031f0000"))
+        self.add_msi(config, 0xD0)
+        express = "910000800000" + "00000000" + "11040000" + "00001100"
+        config.add_capability(PCI_CAP_ID_EXP, 0xE0, bytes.fromhex(express))
+        self.add_msix(config, 0xA0)
+        errors = {0x0C: (0x00462030, 0x03FFF030), 0x14: (0x0000E000, 0x0000F1C1), 0x18: (0x000000A0, 0x00000140)}
+        body, mask = bytearray(0x3C), bytearray(0x3C)
+        for off, (value, writable) in errors.items():
+            body[off - 4 : off] = value.to_bytes(4, "little")
+            mask[off - 4 : off] = writable.to_bytes(4, "little")
+        config.add_ext_capability(PCI_EXT_CAP_ID_ERR, 0x100, 2, bytes(body), bytes(mask))
+        config.add_ext_capability(PCI_EXT_CAP_ID_DSN, 0x140, 1, SERIAL)
+
+    def reset(self) -> None:
+        super().reset()
+        self.others = dict(RESET_VALUES)
+
+    def bar_read(self, bar: int, off: int, size: int) -> int:
+        if bar == 0 and (0, off) not in self.registers:
+            return self.others.get(off, 0) if size == 4 else 0
+        return super().bar_read(bar, off, size)
+
+    def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
+        if bar == 0 and (0, off) not in self.registers:
+            if size == 4:
+                self.others[off] = value
+        else:
+            super().bar_write(bar, off, size, value)
+
+    @ICR.on_read
+    def read_causes(self) -> int:
+        causes, self.ICR = self.ICR, 0
+        self.update_line()
+        return causes
+
+    @ICR.on_write
+    def clear_causes(self, causes: int) -> None:
+        self.ICR &= ~causes
+        self.update_line()
+
+    @ICS.on_write
+    def set_causes(self, causes: int) -> None:
+        self.ICR |= causes
+        self.interrupt(causes & self.IMS)
+
+    @IMS.on_write
+    def unmask(self, causes: int) -> None:
+        self.IMS |= causes
+        self.interrupt(self.ICR & causes)
+
+    @IMC.on_write
+    def mask(self, causes: int) -> None:
+        self.IMS &= ~causes
+        self.update_line()
+
+    @IODATA.on_read
+    def read_indirect(self) -> int:
+        return self.bar_read(0, self.IOADDR, 4)
+
+    @IODATA.on_write
+    def write_indirect(self, value: int) -> None:
+        self.bar_write(0, self.IOADDR, 4, value)
+
+    def interrupt(self, causes: int) -> None:
+        """Send what the enabled kind of interrupt sends for *causes*."""
+        if self.msix_enabled:
+            for bit, shift in MSIX_CAUSES.items():
+                entry = self.IVAR >> shift
+                if causes >> bit & 1 and entry & IVAR_VALID:
+                    self.raise_msix(entry & 0x7)
+        elif causes and self.msi_enabled:
+            self.raise_msi(0)
+        self.update_line()
+
+    def update_line(self) -> None:
+        messages = self.msi_enabled or self.msix_enabled
+        self.set_intx(bool(self.ICR & self.IMS) and not messages)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+A PCI function as the kernel knows it. Mirrors ``struct pci_dev`` and
+``drivers/pci/access.c``, ``pci.c`` (capabilities, enable, DMA mastering).
+
+The hardware is a *model* (``uvfio.devices``): whatever has the shape of
+:class:`PciModel`. Differences from Linux: accesses never fail; there is no power
+management beyond the bits in configuration space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from uvfio.linux.base.private import Device
+from uvfio.linux.kernel.process import PinnedPages
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.struct import kstruct
+from uvfio.uapi.pci_regs import (
+    PCI_CAP_ID_MSI,
+    PCI_CAP_ID_MSIX,
+    PCI_CAPABILITY_LIST,
+    PCI_CFG_SPACE_EXP_SIZE,
+    PCI_CFG_SPACE_SIZE,
+    PCI_CLASS_PROG,
+    PCI_COMMAND,
+    PCI_COMMAND_MASTER,
+    PCI_DEVICE_ID,
+    PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_MFD,
+    PCI_REVISION_ID,
+    PCI_STATUS,
+    PCI_STATUS_CAP_LIST,
+    PCI_SUBSYSTEM_ID,
+    PCI_SUBSYSTEM_VENDOR_ID,
+    PCI_VENDOR_ID,
+)
+
+
+class DmaFault(Exception):
+    """The device may not reach *iova*. The access had no effect from there on."""
+
+    def __init__(self, iova: int) -> None:
+        super().__init__(iova)
+        self.iova = iova
+
+    def __str__(self) -> str:
+        return f"DMA fault at {self.iova:#x}"
+
+
+class Config(Protocol):
+    """Configuration space of a function."""
+
+    size: int
+
+    def read(self, off: int, size: int) -> int: ...
+    def read_bytes(self, off: int, n: int) -> bytes: ...
+    def write(self, off: int, size: int, value: int) -> None: ...
+    def set_bits(self, off: int, size: int, bits: int, on: bool) -> None: ...
+
+
+class Bar(Protocol):
+    """A base address register; absent when *size* is 0."""
+
+    size: int
+    kind: str  # "mem32", "mem64" or "io"
+    prefetch: bool
+    ram: bool
+    addr: int
+    memory: memoryview | None
+
+    @property
+    def flags(self) -> int: ...
+
+
+class PciModel(Protocol):
+    """The hardware of one function."""
+
+    upstream: Any  # the PciDev that carries its DMA and interrupts, or None
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def bars(self) -> Sequence[Bar]: ...  # six
+    @property
+    def has_reset(self) -> bool: ...
+    def bar_read(self, bar: int, off: int, size: int) -> int: ...
+    def bar_write(self, bar: int, off: int, size: int, value: int) -> None: ...
+    def reset(self) -> None: ...
+
+
+@kstruct("driver", "iommu_group", "dead")
+class PciDev(Device):
+    """``struct pci_dev``. *bdf* is its name, like ``0000:00:01.0``."""
+
+    def __init__(self, bdf: str, model: PciModel, parent: Device | None = None) -> None:
+        super().__init__(bdf, parent)
+        self.bdf = bdf
+        self.domain, self.bus_nr, self.devfn = parse_bdf(bdf)
+        self.model = model
+        self.config = model.config
+        self.bars = model.bars
+        self.multifunction = bool(self.config.read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MFD)
+        self.vendor = self.config.read(PCI_VENDOR_ID, 2)
+        self.device = self.config.read(PCI_DEVICE_ID, 2)
+        self.subsystem_vendor = self.config.read(PCI_SUBSYSTEM_VENDOR_ID, 2)
+        self.subsystem_device = self.config.read(PCI_SUBSYSTEM_ID, 2)
+        self.revision = self.config.read(PCI_REVISION_ID, 1)
+        self.class_code = self.config.read(PCI_CLASS_PROG, 3)
+        self.msi_cap = pci_find_capability(self, PCI_CAP_ID_MSI)
+        self.msix_cap = pci_find_capability(self, PCI_CAP_ID_MSIX)
+        self.irq = 0  # the line's number
+        self.irqs: Any = None  # PciIrqs, see pci_irq.py
+        self.enable_cnt = 0
+        self.reset_methods: list[str] = []
+        self.state_saved: bytes | None = None
+        self.broken_parity_status = 0
+        self.msi_bus = 1
+        self.is_added = False
+        self.has_fwnode = True
+
+    @property
+    def irq_line(self) -> bool:
+        """Is the INTx pin asserted?"""
+        return bool(self.irqs.line)
+
+    def raise_msi(self, vector: int) -> None:
+        """From the device: message *vector*, by MSI or MSI-X, whichever is enabled."""
+        self.irqs.raise_msi(vector)
+
+    def set_intx(self, level: bool) -> None:
+        """From the device: drive the INTx pin."""
+        self.irqs.set_intx(level)
+
+    def config_written(self, off: int, size: int) -> None:
+        """From the device: its configuration space was written."""
+        self.irqs.config_written(off, size)
+
+    def dma_read(self, iova: int, n: int) -> bytes:
+        """From the device: *n* bytes at *iova*. DmaFault."""
+        buffer = bytearray(n)
+        self.dma_read_into(iova, memoryview(buffer))
+        return bytes(buffer)
+
+    def dma_read_into(self, iova: int, buffer: memoryview) -> None:
+        done = 0
+        for pages, offset, length in self._translate(iova, len(buffer), False):
+            pages.read_into(offset, buffer[done : done + length])
+            done += length
+
+    def dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
+        done = 0
+        view = memoryview(data)
+        for pages, offset, length in self._translate(iova, len(view), True):
+            pages.write_from(offset, view[done : done + length])
+            done += length
+
+    def try_dma_read_into(self, iova: int, buffer: memoryview) -> bool:
+        """From the device: False when it was blocked (and the IOMMU has logged it)."""
+        try:
+            self.dma_read_into(iova, buffer)
+        except (DmaFault, Errno):
+            return False
+        return True
+
+    def try_dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> bool:
+        try:
+            self.dma_write(iova, data)
+        except (DmaFault, Errno):
+            return False
+        return True
+
+    def _translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
+        if not self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER or self.iommu is None:
+            raise DmaFault(iova)
+        pieces: list[tuple[PinnedPages, int, int]] = self.iommu.translate(iova, n, write)
+        return pieces
+
+
+def parse_bdf(bdf: str) -> tuple[int, int, int]:
+    """(domain, bus, devfn) of ``0000:00:01.0``. ValueError when it is not one."""
+    match = re.fullmatch(r"([0-9a-f]{4}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", bdf)
+    if match is None:
+        raise ValueError(f"{bdf!r} must look like 0000:00:01.0")
+    domain, bus, slot, function = (int(part, 16) for part in match.groups())
+    return domain, bus, slot << 3 | function
+
+
+def pci_find_capability(dev: PciDev, cap_id: int) -> int:
+    """Offset of the capability, 0 if there is none."""
+    if not dev.config.read(PCI_STATUS, 2) & PCI_STATUS_CAP_LIST:
+        return 0
+    at = dev.config.read(PCI_CAPABILITY_LIST, 1) & ~3
+    for _hop in range(48):
+        if at < 0x40 or dev.config.read(at, 1) == cap_id:
+            return at if at >= 0x40 else 0
+        at = dev.config.read(at + 1, 1) & ~3
+    return 0
+
+
+def pci_find_ext_capability(dev: PciDev, cap_id: int) -> int:
+    """Offset of the extended capability, 0 if there is none."""
+    at = PCI_CFG_SPACE_SIZE if dev.config.size == PCI_CFG_SPACE_EXP_SIZE else 0
+    while at:
+        header = dev.config.read(at, 4)
+        if header & 0xFFFF == cap_id:
+            return at
+        at = header >> 20 & ~3
+    return 0
+
+
+def pci_set_master(dev: PciDev) -> None:
+    command = dev.config.read(PCI_COMMAND, 2)
+    dev.config.write(PCI_COMMAND, 2, command | PCI_COMMAND_MASTER)
+
+
+def pci_clear_master(dev: PciDev) -> None:
+    command = dev.config.read(PCI_COMMAND, 2)
+    dev.config.write(PCI_COMMAND, 2, command & ~PCI_COMMAND_MASTER)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Enabling, saving and resetting a function. Mirrors parts of ``drivers/pci/pci.c``.
+
+A reset keeps what the kernel saves and restores: the whole of configuration space.
+Difference from Linux: the methods are ``flr`` and ``pm``, found from the capabilities;
+which of them runs makes no difference to the model.
+"""
+
+from __future__ import annotations
+
+from errno import EAGAIN, ENOTTY
+from typing import TYPE_CHECKING
+
+from uvfio.linux.base.pci_dev import PciDev, pci_find_capability
+from uvfio.runtime.errors import Errno
+from uvfio.uapi.pci_regs import (
+    PCI_CAP_ID_EXP,
+    PCI_CAP_ID_PM,
+    PCI_COMMAND,
+    PCI_COMMAND_IO,
+    PCI_COMMAND_MEMORY,
+    PCI_EXP_DEVCAP,
+    PCI_EXP_DEVCAP_FLR,
+    PCI_PM_CTRL,
+    PCI_PM_CTRL_NO_SOFT_RESET,
+)
+
+if TYPE_CHECKING:
+    from uvfio.linux.base.pci_driver import PciDriver
+
+SAVED = 64  # bytes of the header that a reset must not change
+
+
+def pci_reset_methods(dev: PciDev) -> list[str]:
+    """The function-level resets the hardware has, best first."""
+    methods = []
+    express = pci_find_capability(dev, PCI_CAP_ID_EXP)
+    if express and dev.config.read(express + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR:
+        methods.append("flr")
+    pm = pci_find_capability(dev, PCI_CAP_ID_PM)
+    if pm and not dev.config.read(pm + PCI_PM_CTRL, 2) & PCI_PM_CTRL_NO_SOFT_RESET:
+        methods.append("pm")
+    return methods
+
+
+def pci_enable_device(dev: PciDev) -> None:
+    """Count one more user; the first switches the decoders on."""
+    dev.enable_cnt += 1
+    if dev.enable_cnt == 1:
+        decode = 0
+        for bar in dev.bars:
+            if bar.size:
+                decode |= PCI_COMMAND_IO if bar.kind == "io" else PCI_COMMAND_MEMORY
+        dev.config.write(PCI_COMMAND, 2, dev.config.read(PCI_COMMAND, 2) | decode)
+
+
+def pci_disable_device(dev: PciDev) -> None:
+    """Drop a user; the last one ends bus mastering."""
+    dev.enable_cnt -= 1
+    if dev.enable_cnt == 0:
+        dev.config.write(PCI_COMMAND, 2, dev.config.read(PCI_COMMAND, 2) & ~4)
+
+
+def pci_save_state(dev: PciDev) -> None:
+    dev.state_saved = dev.config.read_bytes(0, dev.config.size)
+
+
+def pci_restore_state(dev: PciDev) -> None:
+    """Write back what was saved; nothing if nothing was."""
+    saved, dev.state_saved = dev.state_saved, None
+    if saved is None:
+        return
+    for off in range(dev.config.size - 4, -4, -4):
+        # From the end, the command register last: BARs must be back before it decodes.
+        value = int.from_bytes(saved[off : off + 4], "little")
+        if dev.config.read(off, 4) != value:
+            dev.config.write(off, 4, value & 0xFFFF if off == PCI_COMMAND else value)
+
+
+def pci_reset_function(dev: PciDev) -> None:
+    """Reset, under the device lock. Errno ENOTTY if the function cannot be reset."""
+    if not dev.reset_methods:
+        raise Errno(ENOTTY)
+    with dev.mutex:
+        _reset(dev)
+
+
+def pci_try_reset_function(dev: PciDev) -> None:
+    """The same without waiting. Errno EAGAIN while somebody holds the device lock."""
+    if not dev.reset_methods:
+        raise Errno(ENOTTY)
+    if not dev.mutex.trylock():
+        raise Errno(EAGAIN)
+    try:
+        _reset(dev)
+    finally:
+        dev.mutex.unlock()
+
+
+def _reset(dev: PciDev) -> None:
+    driver: PciDriver | None = dev.driver  # type: ignore[assignment]
+    if driver is not None:
+        driver.err_reset_prepare(dev)
+    pci_save_state(dev)
+    dev.config.write(PCI_COMMAND, 2, 0)
+    dev.model.reset()
+    pci_restore_state(dev)
+    if driver is not None:
+        driver.err_reset_done(dev)
