@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Structs of the IOMMU core. Mirrors ``include/linux/iommu.h`` and the head of
+``drivers/iommu/iommu.c``.
+
+All differences from Linux:
+
+* a domain keeps *ranges* of pinned user memory instead of page-table entries, so
+  there are no physical addresses (``iommu_iova_to_phys``) and no leaf sizes;
+* no PASIDs, no page faults, no SVA, no MSI cookies.
+
+Lock order: ``iommu_probe_device_lock``, then ``iommu_group.mutex``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from errno import EADDRINUSE, EINVAL, ENODEV, EOPNOTSUPP, ERANGE
+from typing import Any
+
+from uvfio.linux.kernel.interval_tree import IntervalTree
+from uvfio.linux.kernel.kernfs import KernfsNode
+from uvfio.linux.kernel.mutex import Mutex
+from uvfio.linux.kernel.process import PinnedPages
+from uvfio.linux.kernel.refcount import Kref
+from uvfio.linux.kernel.xarray import Ida
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.struct import kstruct
+from uvfio.runtime.task import per_machine
+
+IOMMU_READ = 1 << 0
+IOMMU_WRITE = 1 << 1
+IOMMU_CACHE = 1 << 2
+
+IOMMU_DOMAIN_BLOCKED = "blocked"
+IOMMU_DOMAIN_IDENTITY = "identity"
+IOMMU_DOMAIN_UNMANAGED = "unmanaged"
+IOMMU_DOMAIN_DMA = "DMA"
+IOMMU_DOMAIN_DMA_FQ = "DMA-FQ"
+
+# enum iommu_cap
+IOMMU_CAP_CACHE_COHERENCY = "cache coherency"
+IOMMU_CAP_DEFERRED_FLUSH = "deferred flush"
+
+# enum iommu_resv_type, by what sysfs calls them; those that something here has or looks for
+IOMMU_RESV_DIRECT_RELAXABLE = "direct-relaxable"
+IOMMU_RESV_MSI = "msi"
+
+
+class IommuResvRegion:
+    """``struct iommu_resv_region``."""
+
+    def __init__(self, start: int, length: int, type: str) -> None:
+        self.start = start
+        self.length = length
+        self.type = type
+
+    @property
+    def last(self) -> int:
+        return self.start + self.length - 1
+
+
+class IommuMapping:
+    """A range of a domain and the memory behind it."""
+
+    __slots__ = ("last", "offset", "pages", "prot", "start")
+
+    def __init__(self, start: int, last: int, pages: PinnedPages, offset: int, prot: int) -> None:
+        self.start = start
+        self.last = last
+        self.pages = pages
+        self.offset = offset
+        self.prot = prot
+
+
+class IommuDomain:
+    """
+    ``struct iommu_domain``. ``map`` and ``unmap`` are its page table; the hardware
+    side is :meth:`walk`. Freed by its owner, no reference count.
+    """
+
+    def __init__(self, ops: IommuOps, type: str, pgsize_bitmap: int = 0, aperture_end: int = 0) -> None:
+        self.ops = ops
+        self.type = type
+        self.pgsize_bitmap = pgsize_bitmap
+        self.aperture_start = 0
+        self.aperture_end = aperture_end  # inclusive
+        self.force_aperture = True
+        self.dirty_tracking = False  # dirty_ops
+        self.page_mask = (pgsize_bitmap & -pgsize_bitmap) - 1
+        self.mappings: IntervalTree[IommuMapping] = IntervalTree()
+
+    def __repr__(self) -> str:
+        return f"<{self.type} domain>"
+
+    def map(self, iova: int, pages: PinnedPages, offset: int, length: int, prot: int) -> None:
+        """
+        Let devices reach *length* bytes of *pages*, from *offset* on, at *iova*.
+        Errno EINVAL when not aligned to the smallest IO page or neither readable nor
+        writable, ERANGE outside of the aperture, EADDRINUSE when something is there.
+        """
+        if (iova | offset | length) & self.page_mask or not length or not prot & (IOMMU_READ | IOMMU_WRITE):
+            raise Errno(EINVAL)
+        last = iova + length - 1
+        if last > self.aperture_end:
+            raise Errno(ERANGE)
+        if self.mappings.iter_first(iova, last) is not None:
+            raise Errno(EADDRINUSE)
+        self.mappings.insert(IommuMapping(iova, last, pages, offset, prot))
+
+    def unmap(self, iova: int, length: int) -> int:
+        """Take away what is mapped in the range; how many bytes that was."""
+        last = iova + length - 1
+        unmapped = 0
+        mappings = self.mappings
+        for mapping in mappings.overlapping(iova, last):
+            mappings.remove(mapping)
+            start, end = max(mapping.start, iova), min(mapping.last, last)
+            unmapped += end - start + 1
+            if mapping.start < start:
+                mappings.insert(IommuMapping(mapping.start, start - 1, mapping.pages, mapping.offset, mapping.prot))
+            if mapping.last > end:
+                offset = mapping.offset + end + 1 - mapping.start
+                mappings.insert(IommuMapping(end + 1, mapping.last, mapping.pages, offset, mapping.prot))
+        return unmapped
+
+    def walk(self, iova: int, n: int, prot: int) -> tuple[list[tuple[PinnedPages, int, int]], int | None]:
+        """
+        What a device reaches with an access of *n* bytes that needs *prot*: pieces
+        (pages, offset, length), and the address of the fault if they end early.
+        """
+        pieces: list[tuple[PinnedPages, int, int]] = []
+        starts, nodes = self.mappings.starts, self.mappings.nodes
+        index = bisect_right(starts, iova) - 1
+        at, end = iova, iova + n
+        while at < end:
+            mapping = nodes[starts[index]] if 0 <= index < len(starts) else None
+            if mapping is None or not mapping.start <= at <= mapping.last or prot & ~mapping.prot:
+                return pieces, at
+            length = min(end, mapping.last + 1) - at
+            pieces.append((mapping.pages, mapping.offset + at - mapping.start, length))
+            at += length
+            index += 1
+        return pieces, None
+
+    def attach_dev(self, dev: Any) -> None:
+        """Let *dev* use this domain, instead of whichever it used."""
+        self.ops.attach_dev(self, dev)
+
+    def enforce_cache_coherency(self) -> bool:
+        return self.ops.enforce_cache_coherency(self)
+
+
+class IommuOps:
+    """``struct iommu_ops``: what an IOMMU driver can do. Not implemented: refused."""
+
+    pgsize_bitmap = 0
+    isolated_msi = False
+    domains = 0  # how many with a page table exist
+
+    def capable(self, dev: Any, cap: str) -> bool:
+        return False
+
+    def probe_device(self, dev: Any) -> IommuDevice:
+        """The IOMMU in front of *dev*. Errno ENODEV if there is none."""
+        raise Errno(ENODEV)
+
+    def dev_iommu_alloc(self, dev: Any) -> DevIommu:
+        """What the IOMMU keeps for *dev*, which it serves."""
+        raise NotImplementedError
+
+    def release_device(self, dev: Any) -> None:
+        """*dev* goes away; it is not attached to anything any more."""
+
+    def device_group(self, dev: Any) -> IommuGroup:
+        """The group that *dev* belongs to, referenced."""
+        raise NotImplementedError
+
+    def get_resv_regions(self, dev: Any) -> list[IommuResvRegion]:
+        return []
+
+    def hw_info(self, dev: Any, type: int) -> tuple[int, bytes]:
+        """(type, data) for IOMMU_GET_HW_INFO."""
+        return 0, b""
+
+    def domain_alloc(self, dev: Any, type: str) -> IommuDomain:
+        """A domain that the core needs: default or blocking."""
+        raise NotImplementedError
+
+    def domain_alloc_paging_flags(self, dev: Any, flags: int, user_data: Any) -> IommuDomain:
+        raise Errno(EOPNOTSUPP)
+
+    def domain_free(self, domain: IommuDomain) -> None:
+        """Nobody uses *domain* any more."""
+
+    def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
+        raise NotImplementedError
+
+    def enforce_cache_coherency(self, domain: IommuDomain) -> bool:
+        return False
+
+
+class IommuDevice:
+    """``struct iommu_device``: one IOMMU, with its directory in sysfs."""
+
+    def __init__(self, name: str, ops: IommuOps) -> None:
+        self.name = name
+        self.ops = ops
+        self.max_pasids = 0
+        self.kobj: KernfsNode | None = None
+        self.devices_kobj: KernfsNode | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@kstruct("domain")
+class DevIommu:
+    """``struct dev_iommu``, and what the hardware knows of the device."""
+
+    def __init__(self, dev: Any) -> None:
+        self.dev = dev
+        self.iommu_dev: IommuDevice | None = None
+        self.domain: IommuDomain | None = None  # what its accesses go through now
+        self.max_pasids = 0
+
+    def translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
+        """
+        The hardware side: the pieces (pages, offset, length) behind *n* bytes at
+        *iova*. DmaFault when the device may not do that; the IOMMU has noted it then.
+        """
+        raise NotImplementedError
+
+
+class GroupDevice:
+    """``struct group_device``: a device in the list of its group."""
+
+    def __init__(self, dev: Any, name: str) -> None:
+        self.dev = dev
+        self.name = name
+
+
+@kstruct("domain", "default_domain", "owner", "owner_cnt")
+class IommuGroup:
+    """``struct iommu_group``. The comment says which lock a field needs."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.kref = Kref(f"iommu_group {id}")
+        self.mutex = Mutex("iommu_group.mutex")
+        self.kobj: KernfsNode | None = None
+        self.devices_kobj: KernfsNode | None = None
+        self.devices: list[GroupDevice] = []  # mutex
+        self.default_domain: IommuDomain | None = None  # mutex
+        self.blocking_domain: IommuDomain | None = None  # mutex
+        self.domain: IommuDomain | None = None  # mutex
+        self.owner: Any = None  # mutex
+        self.owner_cnt = 0  # mutex
+
+    def __repr__(self) -> str:
+        return f"<iommu_group {self.id}>"
+
+
+class IommuCore:
+    """Statics of ``iommu.c``."""
+
+    def __init__(self) -> None:
+        self.group_ida = Ida("iommu_group_ida")
+        self.iommu_probe_device_lock = Mutex("iommu_probe_device_lock")
+        self.iommu_device_list: list[IommuDevice] = []
+        self.def_domain_type = IOMMU_DOMAIN_DMA
+
+
+iommu_core = per_machine(IommuCore)

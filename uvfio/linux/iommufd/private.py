@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Structs of iommufd. Mirrors ``drivers/iommu/iommufd/iommufd_private.h`` and
+``io_pagetable.h``.
+
+Lock order: ``iommufd_group.lock``, ``iommufd_ioas.mutex``, ``domains_rwsem``,
+``iova_rwsem``, ``iopt_pages.mutex``, ``dma_buf.resv``; the ``xa_lock`` of
+``objects`` is a leaf.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvfio.linux.iommu.private import IommuDomain, IommuGroup
+from uvfio.linux.kernel.fs import File
+from uvfio.linux.kernel.interval_tree import IntervalTree
+from uvfio.linux.kernel.mutex import Mutex
+from uvfio.linux.kernel.process import PinnedPages
+from uvfio.linux.kernel.refcount import Kref, Refcount
+from uvfio.linux.kernel.rwsem import RwSemaphore
+from uvfio.linux.kernel.uaccess import copy_to_user
+from uvfio.linux.kernel.wait import WaitQueueHead
+from uvfio.linux.kernel.xarray import Xarray
+from uvfio.runtime.struct import kstruct
+
+PAGE_SIZE = 4096
+PAGE_MASK = PAGE_SIZE - 1
+ULONG_MAX = (1 << 64) - 1
+
+# enum iommufd_object_type
+IOMMUFD_OBJ_ANY = ""
+IOMMUFD_OBJ_DEVICE = "device"
+IOMMUFD_OBJ_HWPT_PAGING = "hwpt"
+IOMMUFD_OBJ_IOAS = "ioas"
+
+IOPT_PAGES_ACCOUNT_USER = 0
+IOPT_PAGES_ACCOUNT_MM = 1
+
+
+@kstruct()
+class IommufdObject:
+    """
+    ``struct iommufd_object``. *users* counts long-term references, *wait_cnt* those
+    of calls in progress; each has a bias of one for as long as the id is valid.
+    """
+
+    type = IOMMUFD_OBJ_ANY
+
+    def __init__(self) -> None:
+        self.users = Refcount(f"{self.type}.users")
+        self.wait_cnt = Refcount(f"{self.type}.wait_cnt")
+        self.id = 0
+
+
+@kstruct("vfio_ioas", "account_mode")
+class IommufdCtx:
+    """``struct iommufd_ctx``: what one open file of /dev/iommu holds."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.objects = Xarray("iommufd_ctx.objects", first=1)
+        self.groups: dict[IommuGroup, IommufdGroup] = {}  # objects.xa_lock
+        self.destroy_wait = WaitQueueHead("iommufd_ctx.destroy_wait")
+        self.account_mode = IOPT_PAGES_ACCOUNT_USER
+        self.vfio_ioas: IommufdIoas | None = None  # objects.xa_lock
+
+    def __repr__(self) -> str:
+        return "<iommufd_ctx>"
+
+
+class IommufdUcmd:
+    """``struct iommufd_ucmd``: one call, its struct unpacked."""
+
+    __slots__ = ("cmd", "ictx", "ubuffer", "user_size")
+
+    def __init__(self, ictx: IommufdCtx, ubuffer: int, user_size: int, cmd: Any) -> None:
+        self.ictx = ictx
+        self.ubuffer = ubuffer
+        self.user_size = user_size
+        self.cmd = cmd
+
+    def respond(self) -> None:
+        """Copy the struct back, as much of it as the caller knows. Errno EFAULT."""
+        data = self.cmd.pack()
+        copy_to_user(self.ubuffer, data if self.user_size >= len(data) else data[: self.user_size])
+
+    def respond_u64(self, field: str, value: int) -> None:
+        """The same when at most *field* has changed, which every caller must know."""
+        if value != getattr(self.cmd, field):
+            copy_to_user(self.ubuffer + self.cmd.offsets[field], value.to_bytes(8, "little"))
+
+
+@kstruct()
+class IoptPages:
+    """
+    ``struct iopt_pages``: memory that areas map, pinned while a domain needs it.
+    It is page aligned; an area starts at a byte offset in it.
+    """
+
+    pinned: PinnedPages | None = None  # mutex
+    dmabuf: Any = None
+    invalidate: Any = None  # what the dma-buf calls when it is revoked
+    fills = 0  # mutex; how many areas have this memory in domains
+
+    def __init__(self, mm: Any, uptr: int, length: int, writable: bool, account_mode: int) -> None:
+        self.refcount = Refcount("iopt_pages")
+        self.mutex = Mutex("iopt_pages.mutex")
+        self.mm = mm
+        self.uptr = uptr & ~PAGE_MASK
+        self.npages = (length + (uptr & PAGE_MASK) + PAGE_MASK) // PAGE_SIZE
+        self.writable = writable
+        self.account_mode = account_mode
+        self.dmabuf_areas: dict[IoptArea, list[IommuDomain]] = {}  # dma_buf.resv
+
+
+@kstruct("pages", "prevent_access")
+class IoptArea:
+    """
+    ``struct iopt_area``: a range of IOVA and the memory behind it. Without *pages*
+    it is being added or removed and only keeps the range from being used.
+    """
+
+    def __init__(self, start: int, length: int, byte_offset: int, iommu_prot: int) -> None:
+        self.start = start
+        self.last = start + length - 1
+        self.byte_offset = byte_offset  # where it starts in the pages
+        self.iommu_prot = iommu_prot
+        self.pages: IoptPages | None = None  # iova_rwsem
+        self.prevent_access = False  # iova_rwsem
+        self.filled = False  # domains_rwsem and pages.mutex
+
+
+class IoptReserved:
+    """``struct iopt_reserved``: *owner* (a device or a domain) keeps mappings out."""
+
+    def __init__(self, start: int, last: int, owner: Any) -> None:
+        self.start = start
+        self.last = last
+        self.owner = owner
+
+
+class IoPagetable:
+    """``struct io_pagetable``."""
+
+    def __init__(self) -> None:
+        self.domains_rwsem = RwSemaphore("io_pagetable.domains_rwsem")
+        self.domains: list[IommuDomain] = []  # domains_rwsem
+        self.iova_rwsem = RwSemaphore("io_pagetable.iova_rwsem")
+        self.area_itree: IntervalTree[IoptArea] = IntervalTree()  # iova_rwsem
+        self.allowed: list[tuple[int, int]] = []  # iova_rwsem; ascending, disjoint
+        self.full_below = PAGE_SIZE  # iova_rwsem; from PAGE_SIZE up to here all is mapped
+        self.reserved: list[IoptReserved] = []  # iova_rwsem; may overlap
+        self.disable_large_pages = False  # domains_rwsem and iova_rwsem
+        self.iova_alignment = 1  # iova_rwsem
+
+
+@kstruct()
+class IommufdIoas(IommufdObject):
+    """``struct iommufd_ioas``."""
+
+    type = IOMMUFD_OBJ_IOAS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iopt = IoPagetable()
+        self.mutex = Mutex("iommufd_ioas.mutex")
+        self.hwpt_list: list[IommufdHwptPaging] = []  # mutex
+
+
+@kstruct()
+class IommufdHwptPaging(IommufdObject):
+    """``struct iommufd_hwpt_paging``: a domain that shows an IOAS."""
+
+    type = IOMMUFD_OBJ_HWPT_PAGING
+
+    def __init__(self, ioas: IommufdIoas) -> None:
+        super().__init__()
+        self.ioas = ioas
+        self.domain: IommuDomain | None = None
+        self.auto_domain = False
+        self.enforce_cache_coherency = False
+        self.nest_parent = False
+        self.pasid_compat = False
+        self.in_table = False  # the domain is in ioas.iopt
+
+
+class IommufdGroup:
+    """``struct iommufd_group``: what the devices of one IOMMU group have in common."""
+
+    def __init__(self, ictx: IommufdCtx, group: IommuGroup) -> None:
+        self.kref = Kref("iommufd_group")
+        self.lock = Mutex("iommufd_group.lock")
+        self.ictx = ictx
+        self.group = group
+        self.hwpt: IommufdHwptPaging | None = None  # lock
+        self.device_list: list[IommufdDevice] = []  # lock; those attached to hwpt
+
+
+@kstruct()
+class IommufdDevice(IommufdObject):
+    """``struct iommufd_device``: a device bound to the context; the kernel's object."""
+
+    type = IOMMUFD_OBJ_DEVICE
+
+    def __init__(self, ictx: IommufdCtx, igroup: IommufdGroup, dev: Any) -> None:
+        super().__init__()
+        self.ictx = ictx
+        self.igroup = igroup
+        self.dev = dev

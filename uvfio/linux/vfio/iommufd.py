@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+VFIO devices on an iommufd. Mirrors ``drivers/vfio/iommufd.c``.
+
+The functions ``vfio_iommufd_physical_*`` are what a driver of a device that does its own
+DMA puts into its operations. Difference from Linux: emulated devices and PASIDs are left
+out; an attach with a PASID is refused as by a device whose page tables lack the flag.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL
+from typing import Any
+
+from uvfio.linux.iommufd import device as iommufd_device
+from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
+from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioDeviceOps
+from uvfio.runtime.errors import Errno
+
+
+def vfio_df_iommufd_bind(df: VfioDeviceFile) -> None:
+    lockdep_assert_held(df.device.dev_set.lock)
+    df.devid = df.device.ops.bind_iommufd(df.device, df.iommufd)
+
+
+def vfio_df_iommufd_unbind(df: VfioDeviceFile) -> None:
+    lockdep_assert_held(df.device.dev_set.lock)
+    df.device.ops.unbind_iommufd(df.device)
+
+
+class VfioIommufdPhysicalOps(VfioDeviceOps):
+    """The iommufd operations of a device that does its own DMA."""
+
+    def bind_iommufd(self, device: VfioDevice, ictx: Any) -> int:
+        idev = iommufd_device.iommufd_device_bind(ictx, device.dev)
+        device.iommufd_device = idev
+        return iommufd_device.iommufd_device_to_id(idev)
+
+    def unbind_iommufd(self, device: VfioDevice) -> None:
+        lockdep_assert_held(device.dev_set.lock)
+        if device.iommufd_attached:
+            iommufd_device.iommufd_device_detach(device.iommufd_device)
+            device.iommufd_attached = False
+        iommufd_device.iommufd_device_unbind(device.iommufd_device)
+        device.iommufd_device = None
+
+    def attach_ioas(self, device: VfioDevice, pt_id: int) -> int:
+        lockdep_assert_held(device.dev_set.lock)
+        if WARN_ON(device.iommufd_device is None, "attach of a device that is not bound"):
+            raise Errno(EINVAL)
+        if device.iommufd_attached:
+            return iommufd_device.iommufd_device_replace(device.iommufd_device, pt_id)
+        attached = iommufd_device.iommufd_device_attach(device.iommufd_device, pt_id)
+        device.iommufd_attached = True
+        return attached
+
+    def detach_ioas(self, device: VfioDevice) -> None:
+        lockdep_assert_held(device.dev_set.lock)
+        if device.iommufd_device is None or not device.iommufd_attached:
+            return
+        iommufd_device.iommufd_device_detach(device.iommufd_device)
+        device.iommufd_attached = False
+
+    def pasid_attach_ioas(self, device: VfioDevice, pasid: int, pt_id: int) -> int:
+        raise Errno(EINVAL)
+
+    def pasid_detach_ioas(self, device: VfioDevice, pasid: int) -> None:
+        """Nothing can be attached to a PASID yet."""

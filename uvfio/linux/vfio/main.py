@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Registration of VFIO devices and their files. Mirrors ``drivers/vfio/vfio_main.c``.
+
+Unregistering waits for every open device file, and asks the user again for each ten
+seconds that go by. The features that need a migration driver answer as a device without.
+
+Differences from Linux: no runtime power management; no migration, DMA logging or
+pinning of pages for a driver (they come with mdev); the wait cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, ENODEV
+from typing import Any
+
+from uvfio.linux.base.core import Device, class_create, put_device
+from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
+from uvfio.linux.kernel.chrdev import alloc_chrdev_region
+from uvfio.linux.kernel.fs import File, FileOperations, Vma
+from uvfio.linux.kernel.module import Module, load_module, module_put, try_module_get
+from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
+from uvfio.linux.vfio import container, device_cdev, group, iommufd, parameters, type1
+from uvfio.linux.vfio.pci import driver as pci_driver
+from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioDeviceOps, VfioDeviceSet, vfio
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.struct import kfree, kzalloc
+from uvfio.uapi.vfio import (
+    VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+    VFIO_DEVICE_BIND_IOMMUFD,
+    VFIO_DEVICE_DETACH_IOMMUFD_PT,
+    VFIO_DEVICE_FEATURE,
+    VFIO_DEVICE_FEATURE_GET,
+    VFIO_DEVICE_FEATURE_MASK,
+    VFIO_DEVICE_FEATURE_PROBE,
+    VFIO_DEVICE_FEATURE_SET,
+    VFIO_DEVICE_GET_REGION_INFO,
+    VFIO_REGION_INFO_FLAG_CAPS,
+    VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
+    vfio_device_feature,
+    vfio_info_cap_header,
+    vfio_region_info,
+)
+
+REQUEST_PERIOD = 10.0  # seconds between two requests to let go of a device
+
+
+class VfioDeviceFops(FileOperations):
+    """``vfio_device_fops``: device files, from a group or from the cdev."""
+
+    name = "[vfio-device]"
+
+    def open(self, file: File) -> None:
+        device_cdev.vfio_device_fops_cdev_open(file)
+
+    def release(self, file: File) -> None:
+        df: VfioDeviceFile = file.private_data
+        device = df.device
+        file.private_data = None
+        if df.group is not None:
+            group.vfio_df_group_close(df)
+        else:
+            device_cdev.vfio_df_unbind_iommufd(df)
+        kfree(df)
+        vfio_device_put_registration(device)
+
+    def unlocked_ioctl(self, file: File, cmd: int, arg: int) -> int:
+        df: VfioDeviceFile = file.private_data
+        if cmd == VFIO_DEVICE_BIND_IOMMUFD:
+            return device_cdev.vfio_df_ioctl_bind_iommufd(df, arg)
+        if not df.access_granted:
+            raise Errno(EINVAL, "the device must be bound first")
+        device = df.device
+        if df.group is None:
+            if cmd == VFIO_DEVICE_ATTACH_IOMMUFD_PT:
+                return device_cdev.vfio_df_ioctl_attach_pt(df, arg)
+            if cmd == VFIO_DEVICE_DETACH_IOMMUFD_PT:
+                return device_cdev.vfio_df_ioctl_detach_pt(df, arg)
+        if cmd == VFIO_DEVICE_FEATURE:
+            return vfio_ioctl_device_feature(device, arg)
+        if cmd == VFIO_DEVICE_GET_REGION_INFO:
+            return vfio_get_region_info(device, arg)
+        return device.ops.ioctl(device, cmd, arg)
+
+    def read(self, file: File, buf: int, count: int, pos: int) -> int:
+        device = self._granted(file)
+        return device.ops.read(device, buf, count, pos)
+
+    def write(self, file: File, buf: int, count: int, pos: int) -> int:
+        device = self._granted(file)
+        return device.ops.write(device, buf, count, pos)
+
+    def mmap(self, file: File, vma: Vma) -> None:
+        device = self._granted(file)
+        device.ops.mmap(device, vma, file)
+
+    def _granted(self, file: File) -> VfioDevice:
+        df: VfioDeviceFile = file.private_data
+        if not df.access_granted:
+            raise Errno(EINVAL, "the device must be bound first")
+        return df.device
+
+
+VFIO_DEVICE_FOPS = VfioDeviceFops()
+
+
+def vfio_assign_device_set(device: VfioDevice, set_id: Any) -> None:
+    """Put *device* into the set *set_id*; only registered devices are on its list."""
+    statics = vfio()
+    with statics.device_set_lock:
+        dev_set = statics.device_sets.get(set_id)
+        if dev_set is None:
+            dev_set = statics.device_sets[set_id] = VfioDeviceSet(set_id)
+        dev_set.device_count += 1
+    device.dev_set = dev_set
+    with dev_set.lock:
+        dev_set.device_list.append(device)
+
+
+def vfio_release_device_set(device: VfioDevice) -> None:
+    dev_set = device.dev_set
+    with dev_set.lock:
+        dev_set.device_list.remove(device)
+    with vfio().device_set_lock:
+        dev_set.device_count -= 1
+        if not dev_set.device_count:
+            del vfio().device_sets[dev_set.set_id]
+
+
+def vfio_alloc_device(dev: Device, ops: VfioDeviceOps, drvdata: Any) -> VfioDevice:
+    """A device for :func:`vfio_register_group_dev`; :func:`vfio_put_device` frees it."""
+    statics = vfio()
+    device = kzalloc(VfioDevice, dev, ops, statics.device_ida.alloc())
+    device.drvdata = drvdata
+    device.device = kzalloc(Device, f"vfio{device.index}", dev)
+    device.device.class_ = statics.device_class
+    device.device.driver_data = device
+    device.device.release = vfio_device_release
+    device_cdev.vfio_init_device_cdev(device)
+    return device
+
+
+def vfio_device_release(dev: Device) -> None:
+    device: VfioDevice = dev.driver_data
+    vfio_release_device_set(device)
+    vfio().device_ida.free(device.index)
+    device.ops.release(device)
+    kfree(device)
+    kfree(dev)
+
+
+def vfio_put_device(device: VfioDevice) -> None:
+    put_device(device.device)
+
+
+def vfio_register_group_dev(device: VfioDevice) -> None:
+    """Offer *device* to user space. Errno EINVAL without an IOMMU group."""
+    group.vfio_device_set_group(device)
+    try:
+        device_cdev.vfio_device_add(device)
+    except Errno:
+        group.vfio_device_remove_group(device)
+        raise
+    group.vfio_device_group_register(device)
+
+
+def vfio_device_put_registration(device: VfioDevice) -> None:
+    if device.refcount.dec_and_test():
+        device.comp.complete()
+
+
+def vfio_device_try_get_registration(device: VfioDevice) -> bool:
+    return device.refcount.inc_not_zero()
+
+
+def vfio_unregister_group_dev(device: VfioDevice) -> None:
+    """Take *device* away from user space, waiting until nobody has it open."""
+    # First out of the group, so that GET_DEVICE_FD finds it no more; then the cdev, so
+    # that nobody opens it. Only what is open already keeps the registration then.
+    group.vfio_device_group_unregister(device)
+    device_cdev.vfio_device_del(device)
+    vfio_device_put_registration(device)
+    asked = 0
+    while not device.comp.wait_for_completion_timeout(REQUEST_PERIOD if asked else 0):
+        device.ops.request(device, asked)
+        asked += 1
+    group.vfio_device_remove_group(device)
+
+
+def vfio_df_open(df: VfioDeviceFile) -> None:
+    device = df.device
+    lockdep_assert_held(device.dev_set.lock)
+    # Only files of the group may share a device.
+    if device.open_count and df.group is None:
+        raise Errno(EINVAL)
+    device.open_count += 1
+    if device.open_count == 1:
+        try:
+            vfio_df_device_first_open(df)
+        except Errno:
+            device.open_count -= 1
+            raise
+
+
+def vfio_df_device_first_open(df: VfioDeviceFile) -> None:
+    device = df.device
+    module = vfio_device_module(device)
+    if not try_module_get(module):
+        raise Errno(ENODEV)
+    try:
+        if df.iommufd is not None:
+            iommufd.vfio_df_iommufd_bind(df)
+        else:
+            group.vfio_device_group_use_iommu(device)
+        try:
+            device.ops.open_device(device)
+        except Errno:
+            vfio_df_release_iommu(df)
+            raise
+    except Errno:
+        module_put(module)
+        raise
+
+
+def vfio_device_module(device: VfioDevice) -> Module | None:
+    """The module of the driver, which stays bound while the device is registered."""
+    driver = device.dev.driver
+    assert driver is not None
+    return load_module(driver.module) if driver.module is not None else None
+
+
+def vfio_df_release_iommu(df: VfioDeviceFile) -> None:
+    if df.iommufd is not None:
+        iommufd.vfio_df_iommufd_unbind(df)
+    else:
+        group.vfio_device_group_unuse_iommu(df.device)
+
+
+def vfio_df_close(df: VfioDeviceFile) -> None:
+    device = df.device
+    lockdep_assert_held(device.dev_set.lock)
+    WARN_ON(device.open_count == 0, "a device is closed that is not open")
+    if device.open_count == 1:
+        device.ops.close_device(device)
+        vfio_df_release_iommu(df)
+        module_put(vfio_device_module(device))
+    device.open_count -= 1
+
+
+def vfio_get_region_info(device: VfioDevice, arg: int) -> int:
+    info = vfio_region_info.unpack(copy_from_user(arg, vfio_region_info.size_of))
+    if info.argsz < vfio_region_info.size_of:
+        raise Errno(EINVAL)
+    caps = device.ops.get_region_info_caps(device, info)
+    info.cap_offset = 0
+    tail = b""
+    if caps:
+        info.flags |= VFIO_REGION_INFO_FLAG_CAPS
+        chain = vfio_info_cap_chain(caps, vfio_region_info.size_of)
+        if info.argsz < vfio_region_info.size_of + len(chain):
+            info.argsz = vfio_region_info.size_of + len(chain)
+        else:
+            info.cap_offset = vfio_region_info.size_of
+            tail = chain
+    copy_to_user(arg, info.pack() + tail)
+    return 0
+
+
+def vfio_info_cap_chain(caps: list[tuple[int, int, bytes]], offset: int) -> bytes:
+    """
+    The capabilities (id, version, body) as they follow an info struct of *offset*
+    bytes: each padded to 8 bytes, linked by offsets from the start of the struct.
+    """
+    chain = b""
+    for number, (cap_id, version, body) in enumerate(caps, 1):
+        padded = body + bytes(-len(body) % 8)
+        following = offset + len(chain) + vfio_info_cap_header.size_of + len(padded)
+        header = vfio_info_cap_header(id=cap_id, version=version, next=following if number < len(caps) else 0)
+        chain += header.pack() + padded
+    return chain
+
+
+def vfio_ioctl_device_feature(device: VfioDevice, arg: int) -> int:
+    feature = vfio_device_feature.unpack(copy_from_user(arg, vfio_device_feature.size_of))
+    flags = feature.flags
+    operations = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_GET
+    if feature.argsz < vfio_device_feature.size_of:
+        raise Errno(EINVAL)
+    if flags & ~(VFIO_DEVICE_FEATURE_MASK | operations | VFIO_DEVICE_FEATURE_PROBE):
+        raise Errno(EINVAL)
+    # Both at once can only be asked about.
+    if not flags & VFIO_DEVICE_FEATURE_PROBE and flags & operations == operations:
+        raise Errno(EINVAL)
+    if flags & VFIO_DEVICE_FEATURE_MASK == VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
+        raise Errno(EINVAL, "the device has no PRE_COPY state")
+    return device.ops.device_feature(device, flags, arg + vfio_device_feature.size_of, feature.argsz)
+
+
+def vfio_check_feature(flags: int, argsz: int, supported: int, size: int) -> bool:
+    """
+    Common checks of a feature that knows the operations *supported* and has a payload
+    of *size* bytes. False: it was only asked about, and the answer is yes.
+    """
+    operations = flags & (VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET)
+    if operations & ~supported:
+        raise Errno(EINVAL)
+    if flags & VFIO_DEVICE_FEATURE_PROBE:
+        return False
+    if not operations or argsz < vfio_device_feature.size_of + size:
+        raise Errno(EINVAL)
+    return True
+
+
+def vfio_init() -> None:
+    """Boot: classes, character devices, type1 and the driver vfio-pci."""
+    statics = vfio()
+    statics.device_major = alloc_chrdev_region("vfio-dev")
+    statics.group_major = alloc_chrdev_region("vfio")
+    statics.device_class = class_create("vfio-dev", lambda dev: (f"vfio/devices/{dev.name}", 0))
+    statics.group_class = class_create("vfio", lambda dev: (f"vfio/{dev.name}", 0))
+    container.vfio_container_init()
+    type1.vfio_iommu_type1_init()
+    pci_driver.vfio_pci_init()
+    parameters.vfio_parameters_init()

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+The structs and statics of VFIO. Mirrors ``drivers/vfio/vfio.h`` and ``include/linux/vfio.h``.
+
+Lock order: ``vfio.group_lock``, ``group.group_lock``, ``container.group_lock``, type1's
+``iommu.lock``, ``iommu_group.mutex``; and ``group.group_lock``, ``dev_set.lock``;
+``group.device_lock`` is a leaf.
+
+Differences from Linux: no-IOMMU groups and emulated ones (mdev) are not modelled yet, so
+every group has the type VFIO_IOMMU; nothing associates a group with a KVM yet.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, ENOTTY, EOPNOTSUPP
+from typing import Any
+
+from uvfio.linux.base.core import Device
+from uvfio.linux.kernel.chrdev import Cdev
+from uvfio.linux.kernel.fs import File, Vma
+from uvfio.linux.kernel.mutex import Mutex
+from uvfio.linux.kernel.refcount import Kref, Refcount
+from uvfio.linux.kernel.rwsem import RwSemaphore
+from uvfio.linux.kernel.wait import Completion
+from uvfio.linux.kernel.xarray import Ida
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.struct import kstruct
+from uvfio.runtime.task import per_machine
+
+
+class Vfio:
+    """The statics of ``group.c``, ``vfio_main.c`` and ``container.c``."""
+
+    def __init__(self) -> None:
+        self.group_lock = Mutex("vfio.group_lock")
+        self.group_list: list[VfioGroup] = []  # group_lock
+        self.group_ida = Ida("vfio.group_ida")
+        self.group_major = 0
+        self.group_class: Any = None
+        self.device_ida = Ida("vfio.device_ida")
+        self.device_major = 0
+        self.device_class: Any = None
+        self.device_set_lock = Mutex("vfio_device_set_xa.xa_lock")
+        self.device_sets: dict[Any, VfioDeviceSet] = {}  # by set id; device_set_lock
+        self.iommu_drivers: list[VfioIommuDriverOps] = []
+
+
+vfio = per_machine(Vfio)
+
+
+@kstruct("container", "container_users", "iommu_group", "iommufd", "opened_file", "cdev_device_open_cnt")
+class VfioGroup:
+    """``struct vfio_group``: what ``/dev/vfio/N`` is about; outlives its iommu_group."""
+
+    def __init__(self, iommu_group: Any, minor: int) -> None:
+        self.minor = minor
+        self.dev: Device
+        self.cdev: Cdev
+        self.drivers = Refcount("vfio_group.drivers")  # registered devices; stable at 0 under group_lock
+        self.group_lock = Mutex("vfio_group.group_lock")
+        # All of these under group_lock. container is None exactly when container_users is 0.
+        self.iommu_group = iommu_group  # None once the last device is gone
+        self.container: VfioContainer | None = None
+        self.container_users = 0
+        self.iommufd: Any = None
+        self.opened_file: File | None = None
+        self.cdev_device_open_cnt = 0
+        self.device_lock = Mutex("vfio_group.device_lock")
+        self.device_list: list[VfioDevice] = []  # device_lock
+
+
+@kstruct("iommu_driver", "iommu_data")
+class VfioContainer:
+    """``struct vfio_container``: what groups share their mappings through."""
+
+    def __init__(self) -> None:
+        self.kref = Kref("vfio_container.kref")
+        self.group_lock = RwSemaphore("vfio_container.group_lock")
+        self.group_list: list[VfioGroup] = []  # group_lock
+        self.iommu_driver: VfioIommuDriverOps | None = None  # group_lock
+        self.iommu_data: Any = None  # group_lock
+
+
+class VfioDeviceSet:
+    """``struct vfio_device_set``: devices that are reset together open under one lock."""
+
+    def __init__(self, set_id: Any) -> None:
+        self.set_id = set_id
+        self.lock = Mutex("vfio_device_set.lock")
+        self.device_list: list[VfioDevice] = []  # lock
+        self.device_count = 0  # vfio.device_set_lock
+
+
+@kstruct("open_count", "iommufd_device", "iommufd_attached", "cdev_opened")
+class VfioDevice:
+    """``struct vfio_device``. A driver keeps its own state beside it in ``drvdata``."""
+
+    def __init__(self, dev: Device, ops: VfioDeviceOps, index: int) -> None:
+        self.dev = dev  # the device that is passed to user space
+        self.ops = ops
+        self.index = index
+        self.drvdata: Any = None
+        self.device: Device  # vfioN in the class vfio-dev
+        self.cdev: Cdev
+        self.group: VfioGroup
+        self.dev_set: VfioDeviceSet
+        self.refcount = Refcount("vfio_device.refcount")  # the registration
+        self.comp = Completion("vfio_device.comp")
+        # All of these under dev_set.lock.
+        self.open_count = 0
+        self.iommufd_device: Any = None
+        self.iommufd_attached = False
+        self.cdev_opened = False
+
+
+@kstruct("access_granted", "iommufd")
+class VfioDeviceFile:
+    """``struct vfio_device_file``: one open device file."""
+
+    def __init__(self, device: VfioDevice, group: VfioGroup | None) -> None:
+        self.device = device
+        self.group = group  # None: opened through the cdev
+        self.access_granted = False
+        self.devid = 0
+        self.iommufd: Any = None  # dev_set.lock
+
+
+class VfioDeviceOps:
+    """``struct vfio_device_ops``; what a driver does not define answers as if it were NULL."""
+
+    name = "vfio"
+
+    def release(self, device: VfioDevice) -> None:
+        """The last reference to *device* is gone."""
+
+    def match(self, device: VfioDevice, name: str) -> bool:
+        """Does the user's *name* mean *device*? Errno for options in it that are wrong."""
+        return name == device.dev.name
+
+    def match_token_uuid(self, device: VfioDevice, uuid: bytes | None) -> None:
+        """Errno unless *uuid* may open *device*."""
+
+    def bind_iommufd(self, device: VfioDevice, ictx: Any) -> int:
+        """Bind to the iommufd; the id of the device there."""
+        raise Errno(EINVAL)
+
+    def unbind_iommufd(self, device: VfioDevice) -> None:
+        """Undo :meth:`bind_iommufd`."""
+
+    def attach_ioas(self, device: VfioDevice, pt_id: int) -> int:
+        """Attach to, or move to, the page table *pt_id*; the id of what is attached."""
+        raise Errno(EINVAL)
+
+    def detach_ioas(self, device: VfioDevice) -> None:
+        """Undo :meth:`attach_ioas`; harmless when nothing is attached."""
+
+    def pasid_attach_ioas(self, device: VfioDevice, pasid: int, pt_id: int) -> int:
+        raise Errno(EOPNOTSUPP)
+
+    def pasid_detach_ioas(self, device: VfioDevice, pasid: int) -> None:
+        raise Errno(EOPNOTSUPP)
+
+    def open_device(self, device: VfioDevice) -> None:
+        """The first file is opened."""
+
+    def close_device(self, device: VfioDevice) -> None:
+        """The last file is closed."""
+
+    def read(self, device: VfioDevice, buf: int, count: int, pos: int) -> int:
+        raise Errno(EINVAL)
+
+    def write(self, device: VfioDevice, buf: int, count: int, pos: int) -> int:
+        raise Errno(EINVAL)
+
+    def mmap(self, device: VfioDevice, vma: Vma, file: File) -> None:
+        raise Errno(EINVAL)
+
+    def ioctl(self, device: VfioDevice, cmd: int, arg: int) -> int:
+        raise Errno(ENOTTY)
+
+    def get_region_info_caps(self, device: VfioDevice, info: Any) -> list[tuple[int, int, bytes]]:
+        """Fill the struct vfio_region_info *info*; capabilities as (id, version, body)."""
+        raise Errno(EINVAL)
+
+    def request(self, device: VfioDevice, count: int) -> None:
+        """Ask the user for the *count*-th time to let go of *device*."""
+
+    def device_feature(self, device: VfioDevice, flags: int, arg: int, argsz: int) -> int:
+        raise Errno(ENOTTY)
+
+
+class VfioIommuDriverOps:
+    """``struct vfio_iommu_driver_ops``: an IOMMU driver for containers."""
+
+    name = "vfio-iommu"
+
+    def open(self, arg: int) -> Any:
+        """State for a container that chose the type *arg*. Errno EINVAL when not ours."""
+        raise NotImplementedError
+
+    def release(self, data: Any) -> None:
+        raise NotImplementedError
+
+    def check_extension(self, data: Any, arg: int) -> int:
+        raise NotImplementedError
+
+    def ioctl(self, data: Any, cmd: int, arg: int) -> int:
+        raise NotImplementedError
+
+    def attach_group(self, data: Any, iommu_group: Any) -> None:
+        raise NotImplementedError
+
+    def detach_group(self, data: Any, iommu_group: Any) -> None:
+        raise NotImplementedError

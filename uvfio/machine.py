@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+One modelled computer: topology in, rooms wired together, all statics.
+
+``Machine()`` is an empty computer whose kernel has not started; :meth:`Machine.boot`
+initialises the rooms in Linux's order, and :meth:`Machine.plug` puts a device into a
+slot and binds it as asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from errno import ENODEV
+from typing import Any, TypeVar
+
+from uvfio.devices.host_bridge import HostBridge
+from uvfio.devices.registry import make
+from uvfio.linux.base import pci_probe
+from uvfio.linux.base.pci_dev import PciDev, parse_bdf
+from uvfio.linux.iommu.vtd import iommu_init
+from uvfio.linux.iommufd.main import iommufd_init
+from uvfio.linux.kernel.kernfs import kernfs_find, kernfs_write
+from uvfio.linux.vfio.main import vfio_init
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.live import LiveRuntime
+from uvfio.runtime.runtime import Runtime
+
+T = TypeVar("T")
+
+DEFAULT_DRIVER = "vfio-pci"
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A device of the topology: a model, where it sits, who drives it."""
+
+    model: str
+    bdf: str | None = None  # None: the next free slot from 0000:00:01.0 on
+    driver: str = DEFAULT_DRIVER  # "none" leaves it unbound
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Machine:
+    """
+    A computer. *runtime* decides who runs when; without one, tasks run to block,
+    first come first served. Kernel code runs only through :meth:`run`.
+    """
+
+    def __init__(self, runtime: Runtime | None = None) -> None:
+        self.statics: dict[Any, Any] = {}
+        self.runtime = runtime or LiveRuntime()
+        self.runtime.machine = self
+
+    def run(self, function: Callable[[], T], name: str = "kthread") -> T:
+        """Run *function* as a task until it returns; its answer, or its exception."""
+        return self.runtime.run_function(function, name)
+
+    def boot(self, devices: Sequence[Plugged] = ()) -> None:
+        """Start the kernel, with *devices* in place. ValueError when one cannot be."""
+        self.run(_init_rooms, "swapper")
+        if devices:
+            self.run(lambda: plug(*devices), "swapper")
+
+    def plug(self, plugged: Plugged) -> str:
+        """
+        Put a device into its slot and bind it; answers its address.
+
+        Raises ValueError for an unknown model, a bad or occupied address, or a
+        driver that does not take the device.
+        """
+        return self.run(lambda: plug(plugged), f"plug/{plugged.model}")[0]
+
+    def unplug(self, bdf: str) -> None:
+        """Take a device away, as ``echo 1 > remove`` does: waits for its users."""
+        self.run(lambda: unplug(bdf), f"unplug/{bdf}")
+
+
+def plug(*devices: Plugged) -> list[str]:
+    """Put *devices* in together, as at boot, and bind them; :meth:`Machine.plug` in a task."""
+    taken: dict[str, Any] = dict.fromkeys(pci_probe.pci_host().hardware)
+    for plugged in devices:
+        bdf = plugged.bdf or _free_slot(taken)
+        parse_bdf(bdf)
+        if bdf in taken:
+            raise ValueError(f"the address must be free, and {bdf} is taken")
+        taken[bdf] = make(plugged.model, **plugged.options)
+    new = [(model, bdf) for bdf, model in taken.items() if model is not None]
+    found = pci_probe.pci_add_devices(new)
+    for plugged, pdev in zip(devices, found, strict=True):
+        if plugged.driver != "none":
+            _bind(pdev, plugged.driver)
+    return [pdev.bdf for pdev in found]
+
+
+def unplug(bdf: str) -> None:
+    """:meth:`Machine.unplug`, for use inside a task."""
+    pci_probe.pci_unplug(bdf)
+
+
+def _init_rooms() -> None:
+    pci_probe.pci_init()
+    iommu_init()
+    iommufd_init()
+    vfio_init()
+    pci_probe.pci_add_device(HostBridge(), "0000:00:00.0")
+
+
+def _free_slot(taken: Mapping[str, Any]) -> str:
+    for slot in range(1, 32):
+        bdf = f"0000:00:{slot:02x}.0"
+        if bdf not in taken:
+            return bdf
+    raise ValueError("the machine must have at most 31 devices on its root bus")
+
+
+def _bind(pdev: PciDev, driver: str) -> None:
+    """What a script does: driver_override, then drivers_probe."""
+    pdev.driver_override = driver
+    probe = kernfs_find("/sys/bus/pci/drivers_probe")
+    try:
+        if probe is None:
+            raise Errno(ENODEV)
+        kernfs_write(probe, pdev.name.encode())
+    except Errno as e:
+        raise ValueError(f"the driver {driver!r} must take {pdev.name}, but it answered {e}") from None
+    if pdev.driver is None:
+        raise ValueError(f"the driver must be vfio-pci or none, not {driver!r}")

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""All scenarios, by name."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from uvfio.scenarios import vfio
+from uvfio.scenarios.registry import Scenario
+
+ROOMS = (vfio,)
+
+SCENARIOS = MappingProxyType(
+    {found.name: found for room in ROOMS for found in vars(room).values() if isinstance(found, Scenario)}
+)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Scenarios: litmus tests for the life cycles of the stack.
+
+A scenario is a function that gets a :class:`Scene`, sets it up, and names two or
+three tasks; its docstring asks the question. The decorator lists **every** outcome:
+one not listed is a finding, and one listed but never seen in a complete search
+means that the scenario has lost its teeth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from uvfio.check.leaks import Leaks
+from uvfio.explore.runner import Judge
+from uvfio.linux.base import pci_probe
+from uvfio.linux.kernel.user import UserProcess
+from uvfio.machine import Machine, Plugged, plug, unplug
+from uvfio.runtime.controlled import ControlledRuntime
+from uvfio.runtime.errors import Errno, Splat, errno_name
+from uvfio.runtime.task import Task
+
+Outcome = tuple[str, ...]
+Setup = Callable[["Scene"], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A question with its answers. ``name`` is the function's: ``vfio.two_openers``."""
+
+    name: str
+    question: str
+    setup: Setup
+    outcomes: frozenset[Outcome]
+
+    def program(self, runtime: ControlledRuntime) -> Judge:
+        """What :func:`uvfio.explore.runner.explore` runs."""
+        scene = Scene(runtime)
+        scene.machine.boot()
+        runtime.listeners.append(scene.leaks)
+        scene.machine.run(lambda: self.setup(scene), "setup")
+        scene.start()
+        return lambda: self._judge(scene)
+
+    def _judge(self, scene: Scene) -> Hashable:
+        outcome = scene.outcome()
+        scene.machine.run(scene.tear_down, "teardown")
+        scene.leaks.check()
+        if outcome not in self.outcomes:
+            allowed = ", ".join(sorted(map(str, self.outcomes)))
+            raise Splat("outcome", f"the outcome must be one of {allowed}, not {outcome}")
+        return outcome
+
+
+def scenario(*outcomes: Outcome) -> Callable[[Setup], Scenario]:
+    """Decorator: make a function a :class:`Scenario` with these outcomes."""
+
+    def decorate(setup: Setup) -> Scenario:
+        room = setup.__module__.rpartition(".")[2]
+        return Scenario(f"{room}.{setup.__name__}", setup.__doc__ or "", setup, frozenset(outcomes))
+
+    return decorate
+
+
+class Scene:
+    """What a scenario sets up: a machine with processes, devices and named tasks."""
+
+    def __init__(self, runtime: ControlledRuntime) -> None:
+        self.runtime = runtime
+        self.machine = Machine(runtime)
+        self.leaks = Leaks()
+        self.processes: list[UserProcess] = []
+        self.bodies: dict[str, tuple[Callable[[], Any], str]] = {}
+        self.tasks: list[Task] = []
+
+    def process(self, comm: str = "user") -> UserProcess:
+        """A new user process."""
+        process = UserProcess(comm, pid=1000 + len(self.processes))
+        self.processes.append(process)
+        return process
+
+    def plug(self, model: str, **options: Any) -> str:
+        """Put a device into the next slot, bound to vfio-pci; its address."""
+        return plug(Plugged(model, options=options))[0]
+
+    def unplug(self, bdf: str) -> None:
+        """Take it away; waits for its users."""
+        unplug(bdf)
+
+    def task(self, name: str, body: Callable[[], Any], done: str) -> None:
+        """
+        Add task *name* (a capital letter). Its outcome is the name of the errno that
+        *body* raises, the string it answers, or else *done*.
+        """
+        self.bodies[name] = (body, done)
+
+    def start(self) -> None:
+        self.tasks = [
+            self.runtime.spawn(partial(_settle, body, done), name)
+            for name, (body, done) in self.bodies.items()
+        ]
+
+    def outcome(self) -> Outcome:
+        return tuple(str(task.result) for task in self.tasks)
+
+    def tear_down(self) -> None:
+        """Everybody exits and every device goes: nothing may be left."""
+        for process in self.processes:
+            process.exit()
+        for bdf in sorted(pci_probe.pci_host().found):
+            unplug(bdf)
+
+
+def _settle(body: Callable[[], Any], done: str) -> str:
+    try:
+        answer = body()
+    except Errno as e:
+        return errno_name(e.number)
+    return answer if isinstance(answer, str) else done
