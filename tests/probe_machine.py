@@ -91,6 +91,9 @@ class HostMm:
             raise Errno(EFAULT)
         return HostPages(addr, length)
 
+    def follow_pfn(self, addr: int, length: int, writable: bool) -> HostPages:
+        raise Errno(EFAULT)
+
     def memlock_limit(self) -> int | None:
         return None
 
@@ -207,9 +210,7 @@ def _run(name: str) -> list[tuple[str, str, Any, Any]]:
         return process.mm.mmap(n), 0
 
     host_os = ProbeOs(process)
-    u.__dict__.update(
-        raw=raw, mm=mm, os=host_os, libc=Libc(process), sh=lambda command: "", print=lambda *args: None
-    )
+    u.__dict__.update(raw=raw, mm=mm, os=host_os, libc=Libc(process), sh=lambda command: "", print=lambda *args: None)
     fakes = {"u": u, "fcntl": SimpleNamespace(fcntl=lambda fd, request: 1)}
 
     def importer(module: str, *args: Any, **kwargs: Any) -> Any:

@@ -203,4 +203,3 @@ def test_an_open_that_races_with_removal_never_meets_a_freed_device() -> None:
     result = explore(program, Dpor(), budget=60)
     assert result.finding is None, f"{result.finding}"
     assert set(result.outcomes) == {"ok", "ENXIO", "ENODEV"}
-

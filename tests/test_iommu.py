@@ -218,10 +218,10 @@ def test_faults_are_reported() -> None:
         toy.dma_read(0x10FFF, 2)
     faults = vtd.intel_iommu().faults
     assert [str(fault).removeprefix("DMAR: [DMA ") for fault in faults] == [
-        f"Write NO_PASID] Request device [{A}] fault addr 0x10000 "
+        f"Write NO_PASID] Request device [{A[5:]}] fault addr 0x10000 "
         "[fault reason 0x02] Present bit in context entry is clear",
-        f"Write NO_PASID] Request device [{A}] fault addr 0x10000 [fault reason 0x05] PTE Write access is not set",
-        f"Read NO_PASID] Request device [{A}] fault addr 0x11000 [fault reason 0x06] PTE Read access is not set",
+        f"Write NO_PASID] Request device [{A[5:]}] fault addr 0x10000 [fault reason 0x05] PTE Write access is not set",
+        f"Read NO_PASID] Request device [{A[5:]}] fault addr 0x11000 [fault reason 0x06] PTE Read access is not set",
     ]
     iommu.iommu_detach_group(domain, group)
 

@@ -41,7 +41,6 @@ def answer(number: int, function: Callable[..., object], *args: object) -> None:
     assert caught.value.number == number
 
 
-
 def test_a_file_is_read_and_written_through_its_handlers(machine: BareMachine) -> None:
     written: list[bytes] = []
 

@@ -154,7 +154,7 @@ def test_describe_lists_registers() -> None:
 
 
 def test_unknown_models_and_options_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^the model must be one of e1000e, edu, pci-testdev, or FILE.py, not 'edx'$"):
+    with pytest.raises(ValueError, match=r"^the model must be one of e1000e, edu, .*, or FILE.py, not 'edx'$"):
         make("edx")
     with pytest.raises(ValueError, match=r"^the model edu must not be given colour$"):
         make("edu", colour="red")

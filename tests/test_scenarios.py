@@ -3,6 +3,7 @@
 
 import pytest
 
+from uvfio.bugs.catalogue import catalogue
 from uvfio.explore.dpor import Dpor
 from uvfio.explore.runner import explore
 from uvfio.linux.kernel.mutex import Mutex
@@ -16,6 +17,10 @@ from uvfio.scenarios.catalogue import SCENARIOS
 def test_every_interleaving_has_a_listed_outcome(name):
     scenario = SCENARIOS[name]
     result = explore(scenario.program, Dpor())
+    if scenario.expected:
+        assert result.finding is not None, "a known bug of Linux is gone"
+        assert result.finding.kind == scenario.expected, result.finding
+        return
     assert result.finding is None, result.finding
     assert result.complete
     assert set(result.outcomes) == scenario.outcomes, "an outcome that is never seen is no outcome"
@@ -37,7 +42,12 @@ def take_out_group_lock(monkeypatch):
     monkeypatch.setattr(Mutex, "unlock", lambda m: current().held.remove(m) if ours(m) else unlock(m))
 
 
-@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_every_known_bug_of_linux_has_its_fix_in_the_catalogue():
+    expected = {(found.name, found.expected) for found in SCENARIOS.values() if found.expected}
+    assert expected == {(bug.scenario, bug.finds) for bug in catalogue().values() if bug.kind == "fix"}
+
+
+@pytest.mark.parametrize("name", ["vfio.two_openers", "vfio.unplug_vs_unset_container"])
 def test_without_the_group_lock_it_is_found_and_replays(name, monkeypatch):
     take_out_group_lock(monkeypatch)
     scenario = SCENARIOS[name]

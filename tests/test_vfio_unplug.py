@@ -167,7 +167,7 @@ def test_a_group_of_two_lives_until_its_second_function_goes() -> None:
     def run() -> None:
         plug(Plugged("edu", first), Plugged("edu", second))
         user = VfioUser()
-        _container, group, device = user.open_through_group(2, first)
+        _container, group, _device = user.open_through_group(2, first)
         other = user.get_device(group, second)
         user.close(other)
         unplug(second)

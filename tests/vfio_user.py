@@ -115,8 +115,6 @@ class VfioUser(UserProcess):
 
     def region(self, device: int, index: int) -> tuple[int, int, int]:
         """(flags, size, offset)."""
-        answer = self.call(
-            device, uapi.VFIO_DEVICE_GET_REGION_INFO, struct.pack("<4I2Q", 32, 0, index, 0, 0, 0)
-        )
+        answer = self.call(device, uapi.VFIO_DEVICE_GET_REGION_INFO, struct.pack("<4I2Q", 32, 0, index, 0, 0, 0))
         _argsz, flags, _index, _cap, size, offset = struct.unpack("<4I2Q", answer)
         return flags, size, offset

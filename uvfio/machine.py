@@ -12,19 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import ENODEV
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from uvfio.devices.host_bridge import HostBridge
-from uvfio.devices.registry import make
+from uvfio.devices.mdev import mdev_parents
+from uvfio.devices.registry import PARENTS, make, make_parent
 from uvfio.linux.base import pci_probe
 from uvfio.linux.base.pci_dev import PciDev, parse_bdf
+from uvfio.linux.iommu.smmuv3 import arm_smmu_init
 from uvfio.linux.iommu.vtd import iommu_init
 from uvfio.linux.iommufd.main import iommufd_init
 from uvfio.linux.kernel.kernfs import kernfs_find, kernfs_write
+from uvfio.linux.kvm.main import kvm_init
+from uvfio.linux.mdev.core import mdev_init
+from uvfio.linux.s390 import zpci
 from uvfio.linux.vfio.main import vfio_init
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.live import LiveRuntime
 from uvfio.runtime.runtime import Runtime
+from uvfio.runtime.task import current
 
 T = TypeVar("T")
 
@@ -41,14 +48,35 @@ class Plugged:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Platform:
+    """What stands between PCI devices and memory, and how a device is taken away there."""
+
+    init: Callable[[], None]
+    unplug: Callable[[str], None]
+    host_bridge: bool = True  # itself a PCI function
+
+
+PLATFORMS = MappingProxyType(
+    {
+        "vtd": Platform(iommu_init, pci_probe.pci_unplug),
+        "smmuv3": Platform(arm_smmu_init, pci_probe.pci_unplug),
+        "none": Platform(lambda: None, pci_probe.pci_unplug),
+        "s390": Platform(zpci.zpci_init, zpci.zpci_unplug, host_bridge=False),
+    }
+)
+
+
 class Machine:
     """
     A computer. *runtime* decides who runs when; without one, tasks run to block,
-    first come first served. Kernel code runs only through :meth:`run`.
+    first come first served. *iommu* is a key of ``PLATFORMS``. Kernel code runs only
+    through :meth:`run`.
     """
 
-    def __init__(self, runtime: Runtime | None = None) -> None:
+    def __init__(self, runtime: Runtime | None = None, iommu: str = "vtd") -> None:
         self.statics: dict[Any, Any] = {}
+        self.platform = PLATFORMS[iommu]
         self.runtime = runtime or LiveRuntime()
         self.runtime.machine = self
 
@@ -58,7 +86,7 @@ class Machine:
 
     def boot(self, devices: Sequence[Plugged] = ()) -> None:
         """Start the kernel, with *devices* in place. ValueError when one cannot be."""
-        self.run(_init_rooms, "swapper")
+        self.run(lambda: _init_rooms(self.platform), "swapper")
         if devices:
             self.run(lambda: plug(*devices), "swapper")
 
@@ -77,7 +105,24 @@ class Machine:
 
 
 def plug(*devices: Plugged) -> list[str]:
-    """Put *devices* in together, as at boot, and bind them; :meth:`Machine.plug` in a task."""
+    """
+    Put *devices* in together, as at boot, and bind them; :meth:`Machine.plug` in a task.
+    A parent of mediated devices has no slot: its address is its name.
+    """
+    functions = _plug_pci([plugged for plugged in devices if plugged.model not in PARENTS])
+    return [_plug_parent(plugged) if plugged.model in PARENTS else functions.pop(0) for plugged in devices]
+
+
+def _plug_parent(plugged: Plugged) -> str:
+    if plugged.bdf is not None or plugged.driver != DEFAULT_DRIVER:
+        raise ValueError(f"{plugged.model} must have no address and no driver: it is no PCI function")
+    if plugged.model in mdev_parents().found:
+        raise ValueError(f"there must be one {plugged.model} only")
+    make_parent(plugged.model, **plugged.options).init()
+    return plugged.model
+
+
+def _plug_pci(devices: Sequence[Plugged]) -> list[str]:
     taken: dict[str, Any] = dict.fromkeys(pci_probe.pci_host().hardware)
     for plugged in devices:
         bdf = plugged.bdf or _free_slot(taken)
@@ -95,15 +140,23 @@ def plug(*devices: Plugged) -> list[str]:
 
 def unplug(bdf: str) -> None:
     """:meth:`Machine.unplug`, for use inside a task."""
-    pci_probe.pci_unplug(bdf)
+    machine: Machine = current().machine
+    parent = mdev_parents().found.get(bdf)
+    if parent is not None:
+        parent.exit()
+        return
+    machine.platform.unplug(bdf)
 
 
-def _init_rooms() -> None:
+def _init_rooms(platform: Platform) -> None:
     pci_probe.pci_init()
-    iommu_init()
+    platform.init()
     iommufd_init()
     vfio_init()
-    pci_probe.pci_add_device(HostBridge(), "0000:00:00.0")
+    kvm_init()
+    mdev_init()
+    if platform.host_bridge:
+        pci_probe.pci_add_device(HostBridge(), "0000:00:00.0")
 
 
 def _free_slot(taken: Mapping[str, Any]) -> str:

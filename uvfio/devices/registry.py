@@ -11,16 +11,22 @@ from __future__ import annotations
 import runpy
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from uvfio.devices.e1000e import E1000e
 from uvfio.devices.edu import Edu
 from uvfio.devices.kit import PciDevice
+from uvfio.devices.mdev import MdevModel
+from uvfio.devices.mdpy import Mdpy
+from uvfio.devices.mtty import Mtty
 from uvfio.devices.pci_testdev import PciTestdev
+from uvfio.devices.vfio_ap import VfioAp
 
-MODELS: Mapping[str, type[PciDevice]] = MappingProxyType(
-    {model.name: model for model in (Edu, PciTestdev, E1000e)}
-)
+M = TypeVar("M", PciDevice, MdevModel)
+
+MODELS: Mapping[str, type[PciDevice]] = MappingProxyType({model.name: model for model in (Edu, PciTestdev, E1000e)})
+# Not PCI functions: what they are divided into are the devices.
+PARENTS: Mapping[str, type[MdevModel]] = MappingProxyType({model.name: model for model in (Mtty, Mdpy, VfioAp)})
 
 
 def lookup(name: str) -> type[PciDevice]:
@@ -29,13 +35,22 @@ def lookup(name: str) -> type[PciDevice]:
     if path.endswith(".py"):
         return _load(path, wanted)
     if name not in MODELS:
-        raise ValueError(f"the model must be one of {', '.join(sorted(MODELS))}, or FILE.py, not {name!r}")
+        known = ", ".join(sorted([*MODELS, *PARENTS]))
+        raise ValueError(f"the model must be one of {known}, or FILE.py, not {name!r}")
     return MODELS[name]
 
 
 def make(name: str, **options: Any) -> PciDevice:
     """A new device. ValueError for a model or an option that does not exist."""
-    model = lookup(name)
+    return _make(lookup(name), name, options)
+
+
+def make_parent(name: str, **options: Any) -> MdevModel:
+    """A new parent of mediated devices, one of ``PARENTS``. ValueError for an option that does not exist."""
+    return _make(PARENTS[name], name, options)
+
+
+def _make(model: type[M], name: str, options: dict[str, Any]) -> M:
     unknown = sorted(set(options) - set(model.options))
     if unknown:
         raise ValueError(f"the model {name} must not be given {', '.join(unknown)}")
@@ -62,7 +77,7 @@ def _load(path: str, wanted: str) -> type[PciDevice]:
     return next(iter(models.values()))
 
 
-def summary(model: type[PciDevice]) -> str:
+def summary(model: type[PciDevice] | type[MdevModel]) -> str:
     """The first line of its docstring."""
     return (model.__doc__ or "").strip().partition("\n")[0]
 
@@ -87,6 +102,14 @@ def describe(model: type[PciDevice]) -> str:
         for name, bit in register.bits.items():
             lines.append(f"                                         bit {bit} {name}")
     return "\n".join(lines) + "\n"
+
+
+def describe_parent(model: type[MdevModel]) -> str:
+    """What a parent of mediated devices can be asked for, and where."""
+    lines = [f"{model.name}: {summary(model)}", "", f"  parent      /sys/class/mdev_bus/{model.name}"]
+    for mtype in model().make_types():
+        lines.append(f"  type        {model.name}-{mtype.sysfs_name} ({mtype.pretty_name})")
+    return "\n".join(lines)
 
 
 def _interrupts(model: type[PciDevice]) -> str:

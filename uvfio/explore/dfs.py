@@ -10,7 +10,7 @@ Systematic Testing of Multithreaded Programs", PLDI 2007).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from uvfio.runtime.task import Task
 
@@ -48,6 +48,9 @@ class Dfs:
         self.depth = 0
         self.used = 0
         return True
+
+    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
+        return None
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task:
         first = current if current is not None and current in runnable else None

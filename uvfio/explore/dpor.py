@@ -18,10 +18,11 @@ let it go on, but with the acquisition before: the other order is possible.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from uvfio.explore.wakeup import Accesses, Branch, Event, covers, dependent, insert
+from uvfio.runtime.errors import InternalError
 from uvfio.runtime.runtime import Op
 from uvfio.runtime.task import Task
 
@@ -32,14 +33,16 @@ Key = tuple[int, str]  # (number of the object in this run, field)
 class _Node:
     """What has been tried, and must be, at one place of the current path."""
 
-    __slots__ = ("done", "enabled", "known", "options", "sleep", "taken", "tree", "wanted")
+    __slots__ = ("done", "enabled", "known", "numbered", "options", "retired", "sleep", "taken", "tree", "wanted")
 
     def __init__(self) -> None:
         self.taken: str | int = ""
         self.options: list[int] | None = None  # a pick: choices not tried yet
         self.enabled: list[str] = []
+        self.numbered: list[str] = []  # tasks about to touch what nobody had touched before
         self.known = 0  # objects numbered when the run came here: the same in every run
-        self.done: dict[str, Accesses] = {}  # tasks tried here, and what their step did
+        self.done: dict[str, list[Accesses]] = {}  # tasks tried here; what their step did, for each choice
+        self.retired: list[str] = []  # tasks tried with all that follows
         self.sleep: dict[str, Accesses] = {}
         self.tree: list[Branch] = []  # what must be tried, in order
         self.wanted: list[Branch] = []  # what must come after the step taken
@@ -48,7 +51,7 @@ class _Node:
 class _Step:
     """One step of the current run."""
 
-    __slots__ = ("accesses", "clock", "node", "op", "task", "undo")
+    __slots__ = ("accesses", "clock", "node", "op", "past", "task", "undo")
 
     def __init__(self, task: str, op: Op, accesses: Accesses, node: _Node) -> None:
         self.task = task
@@ -56,6 +59,7 @@ class _Step:
         self.accesses = accesses  # those of the notes too
         self.node = node
         self.clock: Clock = {}
+        self.past: Clock = {}  # the clock of its task's step before
         self.undo: list[tuple[dict[Any, Any], Any, Any]] = []  # to forget it again
 
 
@@ -100,7 +104,7 @@ class Dpor:
         if self.started:
             if not self._backtrack():
                 return False
-            shared = sum(node.options is None for node in self.path[:-1])
+            shared = sum(node.options is None for node in self.path) - 1  # the last one may do something else
             while len(self.steps) > shared:
                 self._forget(self.steps.pop())
         self.started = True
@@ -131,7 +135,8 @@ class Dpor:
     def _retire(node: _Node) -> None:
         """The task taken here has been tried with all that can follow."""
         name = str(node.taken)
-        accesses = node.done.get(name, [])
+        node.retired.append(name)
+        accesses = [access for done in node.done.pop(name, []) for access in done]
         # An object that this step saw first may have another number in the next run:
         # what the step did cannot be compared, so its task must not sleep.
         if all(key[0] < node.known for key, _write in accesses):
@@ -162,23 +167,58 @@ class Dpor:
         step.undo.append((changed, key, changed.get(key)))
         changed[key] = value
 
+    def estimate(self) -> float:
+        """
+        About how much has been tried, of what is known to be to try: 0 to 1.
+
+        Every alternative of a place counts the same, however much lies below it.
+        """
+        tried, weight = 0.0, 1.0
+        for node in self.path:
+            if node.options is not None:
+                before, left = 0, len(node.options)
+            else:
+                before, left = len(node.retired), len(node.tree)
+            weight /= before + 1 + left
+            tried += before * weight
+        return tried
+
     # -- during a run -------------------------------------------------------
 
-    def choose(self, runnable: Sequence[Task], current: Task | None) -> Task | None:
-        for task in runnable:
-            assert task.pending is not None
-            self._number(task.pending.obj)  # in the same order in every run
-        if self.depth == len(self.path) and not self._new_node(runnable, current):
-            self.cut += 1
+    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
+        """As far as this run is known to be like the last."""
+        if self.at == len(self.steps):
             return None
         node = self.path[self.depth]
         self.depth += 1
-        chosen = next(task for task in runnable if task.name == node.taken)
         self.at += 1
-        self.fresh = self.at > len(self.steps)
-        if self.fresh:
-            assert chosen.pending is not None
-            self._step(chosen.name, chosen.pending, node)
+        for name in node.numbered:
+            self._number(tasks[name].pending.obj)  # type: ignore[union-attr]
+        return tasks[node.taken]  # type: ignore[index]
+
+    def choose(self, runnable: Sequence[Task], current: Task | None) -> Task | None:
+        # What is about to be touched gets its number now, in the same order in every run.
+        numbered = []
+        for task in runnable if current is None else (current,):
+            if task.pending is not None and id(task.pending.obj) not in self.numbers:
+                self._number(task.pending.obj)
+                numbered.append(task.name)
+        if self.depth == len(self.path):
+            if not self._new_node(runnable, current):
+                self.cut += 1
+                return None
+            self.path[-1].numbered = numbered
+        node = self.path[self.depth]
+        self.depth += 1
+        for chosen in runnable:
+            if chosen.name == node.taken:
+                break
+        else:
+            raise InternalError(f"a program must do the same again when it is run again: {node.taken} cannot run")
+        self.at += 1
+        self.fresh = True
+        assert chosen.pending is not None
+        self._step(chosen.name, chosen.pending, node)
         return chosen
 
     def _new_node(self, runnable: Sequence[Task], current: Task | None) -> bool:
@@ -205,7 +245,8 @@ class Dpor:
         step = _Step(name, op, accesses, node)
         index = len(self.steps)
         self._find_races(index, name, op, accesses)
-        clock = step.clock = dict(self.clocks.get(name, ()))
+        step.past = self.clocks.get(name, step.past)
+        clock = step.clock = dict(step.past)
         for key, write in accesses:
             touched = self.touched.get(key)
             if touched is not None:
@@ -215,18 +256,20 @@ class Dpor:
         clock[name] = index
         self.steps.append(step)
         self._set(step, self.clocks, name, clock)
-        node.done[name] = accesses
+        node.done.setdefault(name, []).append(accesses)
         self._touch(step, accesses, index, True)
         self.sleep = {other: theirs for other, theirs in node.sleep.items() if other != name}
         self._wake(accesses)
 
     def event(self, task: Task, op: Op) -> None:
         """Notes: what a step does besides its operation."""
-        accesses = self._accesses(op)
-        if not self.fresh or op.kind == "alloc":
+        if not self.fresh:
+            if id(op.obj) not in self.numbers:
+                self._number(op.obj)
             return
         step = self.steps[-1]
-        if step.task != task.name or op is step.op or getattr(task.runtime, "quiet", False):
+        accesses = self._accesses(op)
+        if op.kind == "alloc" or step.task != task.name or op is step.op or getattr(task.runtime, "quiet", False):
             return
         index = len(self.steps) - 1
         self._find_races(index, task.name, op, accesses)
@@ -331,18 +374,26 @@ class Dpor:
         for position, j in enumerate(sequence):
             events[position].after = [p for p, k in enumerate(sequence[:position]) if self._before(k, j)]
         events.append(self._last_event(sequence, later, Event(name, accesses)))
-        if not any(covers(sleeper, theirs, events) for sleeper, theirs in node.sleep.items()):
+        if not any(self._covered(sleeper, theirs, events) for sleeper, theirs in node.sleep.items()):
             insert(node.tree, events, node.known)
 
+    def _covered(self, sleeper: str, accesses: Accesses, events: list[Event]) -> bool:
+        return covers(sleeper, accesses, events)
+
     def _last_event(self, sequence: list[int], later: int, event: Event) -> Event:
-        """The racing step itself, put last: what it comes after among *sequence*."""
+        """
+        The racing step itself, put last: what it comes after among *sequence*.
+
+        Not what it came after in the run: that was so because of the step it now
+        comes before (a lock's release, say), which is not in the sequence.
+        """
         if later >= 0:
             event.accesses = self.steps[later].accesses
-            event.after = [p for p, k in enumerate(sequence) if self._before(k, later)]
-            return event
-        mine = self.clocks.get(event.task, {})  # it was waiting when the run ended
+            past = self.steps[later].past
+        else:
+            past = self.clocks.get(event.task, {})  # it was waiting when the run ended
         for position, k in enumerate(sequence):
             step = self.steps[k]
-            if mine.get(step.task, -1) >= k or dependent(event.accesses, step.accesses):
+            if past.get(step.task, -1) >= k or dependent(event.accesses, step.accesses):
                 event.after.append(position)
         return event

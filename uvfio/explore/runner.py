@@ -18,6 +18,7 @@ from uvfio.runtime.controlled import ControlledRuntime, Policy
 from uvfio.runtime.errors import Splat
 from uvfio.runtime.runtime import Listener
 from uvfio.runtime.schedule import Schedule, encode
+from uvfio.runtime.task import Task
 
 Judge = Callable[[], Hashable]
 Program = Callable[[ControlledRuntime], Judge]
@@ -46,6 +47,7 @@ class Result:
     steps: int = 0
     deepest: int = 0
     seconds: float = 0.0
+    tried: float = 0.0  # an estimate, 0 to 1, while the search is under way
     complete: bool = False
     outcomes: Counter[Hashable] = field(default_factory=Counter)
     finding: Finding | None = None
@@ -55,6 +57,11 @@ class Result:
     def classes(self) -> int:
         """Runs that were not cut off."""
         return self.runs - self.cut
+
+    @property
+    def harmed(self) -> bool:
+        """Is there a finding that is more than a suspicion?"""
+        return self.finding is not None and self.finding is not self.suspicion
 
 
 def explore(
@@ -73,6 +80,8 @@ def explore(
     the harm that comes of it is the better finding, if there is any.
     """
     result = Result()
+    spare: list[Task] = []
+    estimate: Callable[[], float] = getattr(policy, "estimate", lambda: 0.0)
     start = time.monotonic()
     while True:
         result.seconds = time.monotonic() - start
@@ -81,18 +90,23 @@ def explore(
         if not policy.begin():
             result.complete = True
             break
-        if not run_once(program, policy, result, listeners()):
+        if not run_once(program, policy, result, listeners(), spare):
             break
         if progress is not None:
+            result.tried = estimate()
             progress(result)
+    for task in spare:
+        task.throw()  # a greenlet that waits is never collected, nor what it holds
     result.finding = result.finding or result.suspicion
     result.seconds = time.monotonic() - start
     return result
 
 
-def run_once(program: Program, policy: Policy, result: Result, listeners: list[Listener]) -> bool:
-    """One run, counted in *result*; False when it made a finding."""
-    runtime = ControlledRuntime(policy)
+def run_once(
+    program: Program, policy: Policy, result: Result, listeners: list[Listener], spare: list[Task] | None = None
+) -> bool:
+    """One run, counted in *result*; False when it made a finding. *spare* tasks are used again."""
+    runtime = ControlledRuntime(policy, spare)
     if isinstance(policy, Listener):
         runtime.listeners.append(policy)
     splat: Splat | None = None

@@ -10,7 +10,7 @@ finished, that is a deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from greenlet import GreenletExit, getcurrent
@@ -31,6 +31,9 @@ class Policy(Protocol):
     def begin(self) -> bool:
         """Start a run; False when nothing is left to try."""
 
+    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
+        """The task that must run next, where that is known: it saves working out who could."""
+
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task | None:
         """Pick one of *runnable*, which is never empty; None stops: all that follows is known."""
 
@@ -45,17 +48,22 @@ class ControlledRuntime(Runtime):
     """
     Runs tasks under *policy*. One instance is one run.
 
+    *spare* is taken from and added to: greenlets that runs after each other share.
     ``quiet`` is true while a scenario sets up or cleans up: then tasks run to
     block in order, and nothing is recorded in ``schedule``.
     """
 
+    keeps_tasks = True
     observed = True
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, spare: list[Task] | None = None) -> None:
         super().__init__()
         self.policy = policy
+        self.spare = spare if spare is not None else []  # finished tasks of earlier runs
         self.quiet = True
         self.tasks: list[Task] = []
+        self.made: list[Task] = []
+        self.by_name: dict[str, Task] = {}
         self.schedule: Schedule = []  # the task chosen at each step, and choices
         self.splat: Splat | None = None
         self.aborting = False
@@ -74,8 +82,7 @@ class ControlledRuntime(Runtime):
     ) -> bool:
         if self.aborting:
             raise GreenletExit
-        task = getcurrent()
-        assert isinstance(task, Task)
+        task: Task = getcurrent()  # type: ignore[assignment]  # kernel code runs in tasks
         op = task.pending = Op(kind, obj, mode, ready, timeout, field)
         if self.quiet and (ready is None or ready()):
             chosen: Task | None = task
@@ -93,14 +100,22 @@ class ControlledRuntime(Runtime):
         if self.quiet:
             return 0
         choice = self.policy.pick(n)
-        self.schedule.append(choice)
+        if choice:  # 0, the default, is not worth a word in a schedule
+            self.schedule.append(choice)
         return choice
 
     def spawn(self, run: Callable[[], Any], name: str) -> Task:
-        task = Task(self, self._letter(name), run)
+        letter = self._letter(name)
+        if self.spare:
+            task = self.spare.pop()
+            task.prepare(self, letter, run)
+        else:
+            task = Task(self, letter, run)
         task.comm = name
         task.pending = Op("start", task)
         self.tasks.append(task)
+        self.made.append(task)
+        self.by_name[task.name] = task
         if isinstance(getcurrent(), Task):
             self.note("spawn", task)
         return task
@@ -115,8 +130,10 @@ class ControlledRuntime(Runtime):
             task.exception = e
             if isinstance(e, Splat):
                 self.splat = self.splat or e
-            elif not self.quiet:  # nobody waits for an explored task: it must not be lost
+            elif isinstance(e, InternalError) or not isinstance(e, Exception):
                 self.crash = e
+            elif not self.quiet:  # nobody waits for an explored task: it must not be lost
+                self.splat = self.splat or oops(e)
         task.done = True
 
     def run(self, tasks: Sequence[Task] = ()) -> None:
@@ -127,6 +144,8 @@ class ControlledRuntime(Runtime):
         kept in ``splat``; a deadlock is one.
         """
         while self.splat is None:
+            if isinstance(self.crash, InternalError):
+                raise self.crash
             if self.crash is not None:
                 raise InternalError(f"a task must raise Errno or Splat, not {self.crash!r}") from self.crash
             waited_for = [t for t in tasks or self.tasks if not t.done and not t.daemon]
@@ -155,10 +174,13 @@ class ControlledRuntime(Runtime):
     def abort(self) -> None:
         """Unwind what is still blocked, without letting it do anything visible."""
         self.aborting = True
+        self.keeps_tasks = False  # kept, they would never run again, nor be collected: and the machine with them
         for task in self.tasks:
-            if task:
+            if task and not task.done:
                 task.throw(GreenletExit)
         self.tasks.clear()
+        self.spare += [task for task in self.made if task.done]
+        self.made.clear()
 
     def _letter(self, name: str) -> str:
         """A schedule has one capital letter for each task; tasks keep theirs if free."""
@@ -171,42 +193,52 @@ class ControlledRuntime(Runtime):
         return letter
 
     def _next(self, running: Task | None) -> Task | None:
-        if self.splat is not None:
+        if self.splat is not None or self.cut_off:
             return None
-        runnable = [t for t in self.tasks if t.pending is not None and self._can_run(t, t.pending)]
+        chosen = None if self.quiet else self.policy.follow(self.by_name)
+        if chosen is None:
+            chosen = self._choose(running)
+            if chosen is None:
+                return None
+        if not self.quiet:
+            self.schedule.append(chosen.name)
+        op = chosen.pending
+        if op is not None and op.timeout is not None:
+            self._settle_timeout(chosen, op)
+        return chosen
+
+    def _choose(self, running: Task | None) -> Task | None:
+        # Waiting in vain is a branch, but a bounded one: a loop that only waits again and
+        # again makes no progress and must be seen as a hang.
+        runnable = [
+            t
+            for t in self.tasks
+            if (op := t.pending) is not None
+            and (op.ready is None or op.ready() or (op.timeout is not None and t.timeouts_left > 0))
+        ]
         if not runnable:
             return None
         if self.quiet:
-            chosen = runnable[0]
-        else:
-            if len(self.schedule) >= MAX_STEPS:
-                self.splat = Splat("livelock", f"no end after {MAX_STEPS} steps")
-                return None
-            choice = self.policy.choose(runnable, running)
-            if choice is None:
-                self.cut_off = True
-                return None
-            chosen = choice
-            self.schedule.append(chosen.name)
-        self._settle_timeout(chosen)
+            return runnable[0]
+        if len(self.schedule) >= MAX_STEPS:
+            self.splat = Splat("livelock", f"no end after {MAX_STEPS} steps")
+            return None
+        chosen = self.policy.choose(runnable, running)
+        self.cut_off = chosen is None
         return chosen
 
-    @staticmethod
-    def _can_run(task: Task, op: Op) -> bool:
-        if op.ready is None or op.ready():
-            return True
-        # Waiting in vain is a branch, but a bounded one: a loop that only waits
-        # again and again makes no progress and must be seen as a hang.
-        return op.timeout is not None and task.timeouts_left > 0
-
-    def _settle_timeout(self, task: Task) -> None:
-        op = task.pending
-        assert op is not None
-        if op.timeout is None or op.ready is None:
+    def _settle_timeout(self, task: Task, op: Op) -> None:
+        if op.ready is None:
             return
         if not op.ready() or (not self.quiet and task.timeouts_left > 0 and self.choose(2)):
             task.timed_out = True
             task.timeouts_left -= 1
+
+
+def oops(e: Exception) -> Splat:
+    """What the kernel would not have survived: a NULL pointer, an index out of bounds."""
+    null = isinstance(e, AttributeError) and "'NoneType' object has no attribute" in str(e)
+    return Splat("null-pointer" if null else "oops", f"{type(e).__name__}: {e}")
 
 
 def deadlock(waiting: Sequence[Task]) -> Splat:

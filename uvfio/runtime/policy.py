@@ -6,10 +6,11 @@ earlier runs is in ``explore/``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from uvfio.runtime.errors import InternalError
+from uvfio.runtime.runtime import Op
 from uvfio.runtime.schedule import Schedule
 from uvfio.runtime.task import Task
 
@@ -23,6 +24,9 @@ class Fifo:
     def begin(self) -> bool:
         self.runs_left -= 1
         return self.runs_left >= 0
+
+    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
+        return None
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task:
         return current if current in runnable and current is not None else runnable[0]
@@ -87,6 +91,35 @@ class Pct(RandomWalk):
         return chosen
 
 
+class Pos(RandomWalk):
+    """
+    Partial-order sampling: a random priority for every operation about to happen, and
+    a new one for those that raced with what was done.
+
+    Yuan, Yang, Gu: "Partial Order Aware Concurrency Sampling", CAV 2018.
+    """
+
+    def __init__(self, seed: int, runs: int) -> None:
+        super().__init__(seed, runs)
+        self.priority: dict[str, tuple[Op, float]] = {}  # of each task's pending operation
+
+    def begin(self) -> bool:
+        self.priority.clear()
+        return super().begin()
+
+    def choose(self, runnable: Sequence[Task], current: Task | None) -> Task:
+        for task in runnable:
+            assert task.pending is not None
+            if self.priority.get(task.name, (None, 0))[0] is not task.pending:
+                self.priority[task.name] = (task.pending, self.random.random())
+        chosen = max(runnable, key=lambda task: self.priority[task.name][1])
+        done = self.priority.pop(chosen.name)[0]
+        for name, (op, _priority) in list(self.priority.items()):
+            if op.obj is done.obj and op.field == done.field and "w" in (op.mode, done.mode):
+                del self.priority[name]
+        return chosen
+
+
 class Replay(Fifo):
     """
     One run along *schedule*; first come first served once it has ended.
@@ -110,9 +143,10 @@ class Replay(Fifo):
         raise InternalError(f"the schedule must name a task that can run here ({names}), not {name}")
 
     def pick(self, n: int) -> int:
-        if not self.left:
+        if not self.left or not isinstance(self.left[-1], int):
             return 0
         choice = self.left.pop()
-        if not isinstance(choice, int) or choice >= n:
+        assert isinstance(choice, int)
+        if choice >= n:
             raise InternalError(f"the schedule must have a choice below {n} here, not {choice}")
         return choice

@@ -57,6 +57,7 @@ class Listener(Protocol):
 class Runtime:
     """Common to all runtimes. Subclasses say what a point is and who runs next."""
 
+    keeps_tasks = False  # True: a finished task's greenlet may become another task
     observed = False  # True: shared fields of structures are points too
 
     def __init__(self) -> None:

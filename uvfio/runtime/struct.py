@@ -16,23 +16,29 @@ access to them is a point. :func:`kfree` poisons: any later access is a finding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from greenlet import getcurrent
 
 from uvfio.runtime.errors import Splat
-from uvfio.runtime.task import Task, current
+from uvfio.runtime.task import Task, running
 
 T = TypeVar("T")
 
 
-def kstruct(*shared: str) -> Callable[[type[T]], type[T]]:
-    """Class decorator: *shared* fields are points when observed. No ``__slots__``."""
+def kstruct(*shared: str, racy: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
+    """
+    Class decorator: *shared* fields are points when observed. No ``__slots__``.
+
+    *racy* fields too, but these are meant to be accessed without a lock (Linux has
+    ``READ_ONCE`` or ``data_race()`` there), so it is no finding that they are.
+    """
 
     def decorate(cls: type[T]) -> type[T]:
-        names = {*getattr(cls, "__shared__", ()), *shared}
+        names = {*getattr(cls, "__shared__", ()), *shared, *racy}
         setattr(cls, "__shared__", names)
+        setattr(cls, "__racy__", frozenset({*getattr(cls, "__racy__", ()), *racy}))
         setattr(cls, "__observed__", type(cls.__name__, (cls,), {name: _watched(name) for name in sorted(names)}))
         setattr(cls, "__freed__", type(cls.__name__, (cls, _Freed), {"__getattribute__": _Freed.touch}))
         return cls
@@ -42,7 +48,7 @@ def kstruct(*shared: str) -> Callable[[type[T]], type[T]]:
 
 def kzalloc(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Allocate a structure (a class made by :func:`kstruct`) and initialise it."""
-    runtime = current().runtime
+    runtime = running().runtime
     made = cls(*args, **kwargs)
     if runtime.observed:  # only now: nobody else can see what the constructor does
         object.__setattr__(made, "__class__", getattr(cls, "__observed__"))
@@ -51,14 +57,37 @@ def kzalloc(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return made
 
 
+class Embedded:
+    """Base of primitives that live inside a structure, and are freed with it."""
+
+
 def kfree(obj: Any) -> None:
     """Free *obj*: whoever touches it afterwards is reported. None is allowed."""
     if obj is None:
         return
     if isinstance(obj, _Freed):
         raise Splat("double-free", f"{type(obj).__name__} is freed twice")
-    current().runtime.point("free", obj)
+    runtime = running().runtime
+    runtime.point("free", obj)
+    if runtime.listeners:
+        # The locks and counters inside go with it: whoever is about to use one must be
+        # seen to come before or after.
+        for part in vars(obj).values():
+            if isinstance(part, Embedded):
+                runtime.note("free_part", part)
     object.__setattr__(obj, "__class__", type(obj).__freed__)
+
+
+def read_once(obj: Any, name: str) -> Any:
+    """
+    Read a shared field without a lock on purpose: no data race, whatever becomes of it.
+
+    For the one place; a field that is always accessed so is ``racy``.
+    """
+    if name in getattr(type(obj), "__shared__", ()) and running().runtime.observed:
+        _touch(obj, "read_once", "r", name)
+        return obj.__dict__[name]
+    return getattr(obj, name)
 
 
 def is_freed(obj: Any) -> bool:

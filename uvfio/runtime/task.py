@@ -31,6 +31,10 @@ class Task(greenlet):
 
     def __init__(self, runtime: Runtime, name: str, run: Callable[[], Any]) -> None:
         super().__init__(self._main, runtime.hub)
+        self.prepare(runtime, name, run)
+
+    def prepare(self, runtime: Runtime, name: str, run: Callable[[], Any]) -> None:
+        """Be a new task. A greenlet costs more to make than most runs take, so it is kept."""
         self.runtime = runtime
         self.name = name
         self.comm = name  # what it does, when the name is only a letter
@@ -50,6 +54,9 @@ class Task(greenlet):
 
     def _main(self) -> None:
         self.runtime.run_task(self)
+        while self.runtime.keeps_tasks:
+            self.runtime.hub.switch()
+            self.runtime.run_task(self)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"

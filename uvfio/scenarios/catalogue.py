@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from uvfio.scenarios import vfio
+from uvfio.scenarios import ap, iommu, iommufd, kvm, mdev, s390, vfio
 from uvfio.scenarios.registry import Scenario
 
-ROOMS = (vfio,)
+ROOMS = (iommu, vfio, kvm, s390, iommufd, mdev, ap)
 
 SCENARIOS = MappingProxyType(
     {found.name: found for room in ROOMS for found in vars(room).values() if isinstance(found, Scenario)}

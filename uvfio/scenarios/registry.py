@@ -11,17 +11,18 @@ means that the scenario has lost its teeth.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from uvfio.check.leaks import Leaks
+from uvfio.check.order import Order
+from uvfio.check.suite import Checkers
 from uvfio.explore.runner import Judge
 from uvfio.linux.base import pci_probe
 from uvfio.linux.kernel.user import UserProcess
 from uvfio.machine import Machine, Plugged, plug, unplug
 from uvfio.runtime.controlled import ControlledRuntime
-from uvfio.runtime.errors import Errno, Splat, errno_name
+from uvfio.runtime.errors import Errno, InternalError, Splat, errno_name
 from uvfio.runtime.task import Task
 
 Outcome = tuple[str, ...]
@@ -36,32 +37,43 @@ class Scenario:
     question: str
     setup: Setup
     outcomes: frozenset[Outcome]
+    iommu: str = "vtd"  # the platform of the machine
+    expected: str = ""  # the kind of finding that today's Linux has; a fix is in bugs/
+    order: Order = field(default_factory=Order, compare=False, repr=False)  # of locks, in its runs so far
 
     def program(self, runtime: ControlledRuntime) -> Judge:
         """What :func:`uvfio.explore.runner.explore` runs."""
-        scene = Scene(runtime)
+        scene = Scene(runtime, self.iommu)
         scene.machine.boot()
-        runtime.listeners.append(scene.leaks)
-        scene.machine.run(lambda: self.setup(scene), "setup")
+        checkers = Checkers(runtime, self.order)
+        try:
+            scene.machine.run(lambda: self.setup(scene), "setup")
+        except (Errno, ValueError) as e:
+            raise InternalError(f"{self.name} must be set up without an error, not {e}") from e
         scene.start()
-        return lambda: self._judge(scene)
+        checkers.tasks_start()
+        return lambda: self._judge(scene, checkers)
 
-    def _judge(self, scene: Scene) -> Hashable:
+    def _judge(self, scene: Scene, checkers: Checkers) -> Hashable:
         outcome = scene.outcome()
+        checkers.tasks_ended()
         scene.machine.run(scene.tear_down, "teardown")
-        scene.leaks.check()
+        checkers.at_quiescence()
+        for process in scene.processes:
+            if process.mm.locked_vm:
+                raise Splat("leak", f"{process.comm} is still charged for {process.mm.locked_vm} locked pages")
         if outcome not in self.outcomes:
             allowed = ", ".join(sorted(map(str, self.outcomes)))
             raise Splat("outcome", f"the outcome must be one of {allowed}, not {outcome}")
         return outcome
 
 
-def scenario(*outcomes: Outcome) -> Callable[[Setup], Scenario]:
-    """Decorator: make a function a :class:`Scenario` with these outcomes."""
+def scenario(*outcomes: Outcome, iommu: str = "vtd", expected: str = "") -> Callable[[Setup], Scenario]:
+    """Decorator: make a function a :class:`Scenario` with these outcomes. See ``Scenario`` for the rest."""
 
     def decorate(setup: Setup) -> Scenario:
         room = setup.__module__.rpartition(".")[2]
-        return Scenario(f"{room}.{setup.__name__}", setup.__doc__ or "", setup, frozenset(outcomes))
+        return Scenario(f"{room}.{setup.__name__}", setup.__doc__ or "", setup, frozenset(outcomes), iommu, expected)
 
     return decorate
 
@@ -69,13 +81,13 @@ def scenario(*outcomes: Outcome) -> Callable[[Setup], Scenario]:
 class Scene:
     """What a scenario sets up: a machine with processes, devices and named tasks."""
 
-    def __init__(self, runtime: ControlledRuntime) -> None:
+    def __init__(self, runtime: ControlledRuntime, iommu: str = "vtd") -> None:
         self.runtime = runtime
-        self.machine = Machine(runtime)
-        self.leaks = Leaks()
+        self.machine = Machine(runtime, iommu)
         self.processes: list[UserProcess] = []
         self.bodies: dict[str, tuple[Callable[[], Any], str]] = {}
         self.tasks: list[Task] = []
+        self.endings: list[Callable[[], Any]] = []
 
     def process(self, comm: str = "user") -> UserProcess:
         """A new user process."""
@@ -98,10 +110,13 @@ class Scene:
         """
         self.bodies[name] = (body, done)
 
+    def afterwards(self, body: Callable[[], Any]) -> None:
+        """Run *body* when all tasks are done: a last look (a Splat is a finding), or an undo."""
+        self.endings.append(body)
+
     def start(self) -> None:
         self.tasks = [
-            self.runtime.spawn(partial(_settle, body, done), name)
-            for name, (body, done) in self.bodies.items()
+            self.runtime.spawn(partial(_settle, body, done), name) for name, (body, done) in self.bodies.items()
         ]
 
     def outcome(self) -> Outcome:
@@ -109,6 +124,8 @@ class Scene:
 
     def tear_down(self) -> None:
         """Everybody exits and every device goes: nothing may be left."""
+        for ending in self.endings:
+            ending()
         for process in self.processes:
             process.exit()
         for bdf in sorted(pci_probe.pci_host().found):

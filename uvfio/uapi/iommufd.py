@@ -2,8 +2,9 @@
 """
 ``include/uapi/linux/iommufd.h``: the iommufd calls, their structs and constants.
 
-Differences from Linux: structs that only Arm and AMD hardware fills are left out;
-the union of ``iommu_hw_info`` is one field, ``data_type``.
+Differences from Linux: structs that only AMD and Tegra hardware fills are left out;
+the union of ``iommu_hw_info`` is one field, ``data_type``; of an array of words each is
+a field (``ste0``).
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ IOMMU_HWPT_FAULT_ID_VALID = 4
 IOMMU_HWPT_ALLOC_PASID = 8
 IOMMU_HWPT_DATA_NONE = 0
 IOMMU_HWPT_DATA_VTD_S1 = 1
+IOMMU_HWPT_DATA_ARM_SMMUV3 = 2
 
 IOMMU_HW_INFO_FLAG_INPUT_TYPE = 1
 IOMMU_HW_INFO_TYPE_NONE = 0
 IOMMU_HW_INFO_TYPE_DEFAULT = 0
 IOMMU_HW_INFO_TYPE_INTEL_VTD = 1
+IOMMU_HW_INFO_TYPE_ARM_SMMUV3 = 2
 IOMMU_HW_CAP_DIRTY_TRACKING = 1
 IOMMU_HW_CAP_PCI_PASID_EXEC = 2
 IOMMU_HW_CAP_PCI_PASID_PRIV = 4
@@ -70,8 +73,10 @@ IOMMU_HWPT_DIRTY_TRACKING_ENABLE = 1
 IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR = 1
 
 IOMMU_HWPT_INVALIDATE_DATA_VTD_S1 = 0
+IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 = 1
 
 IOMMU_VIOMMU_TYPE_DEFAULT = 0
+IOMMU_VIOMMU_TYPE_ARM_SMMUV3 = 1
 
 IOMMU_VEVENTQ_TYPE_DEFAULT = 0
 
@@ -386,6 +391,38 @@ iommu_hwpt_vtd_s1_invalidate = cstruct(
     u64 npages
     u32 flags
     u32 __reserved
+""",
+)
+iommu_hwpt_arm_smmuv3 = cstruct(
+    "iommu_hwpt_arm_smmuv3",
+    size=16,
+    fields="""
+    u64 ste0
+    u64 ste1
+""",
+)
+iommu_hw_info_arm_smmuv3 = cstruct(
+    "iommu_hw_info_arm_smmuv3",
+    size=40,
+    fields="""
+    u32 flags
+    u32 __reserved
+    u32 idr0
+    u32 idr1
+    u32 idr2
+    u32 idr3
+    u32 idr4
+    u32 idr5
+    u32 iidr
+    u32 aidr
+""",
+)
+iommu_viommu_arm_smmuv3_invalidate = cstruct(
+    "iommu_viommu_arm_smmuv3_invalidate",
+    size=16,
+    fields="""
+    u64 cmd0
+    u64 cmd1
 """,
 )
 

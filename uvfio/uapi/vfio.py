@@ -249,6 +249,114 @@ vfio_device_feature = cstruct(
 """,
 )
 
+VFIO_MIGRATION_STOP_COPY = 1
+VFIO_MIGRATION_P2P = 2
+VFIO_MIGRATION_PRE_COPY = 4
+
+VFIO_DEVICE_STATE_ERROR = 0
+VFIO_DEVICE_STATE_STOP = 1
+VFIO_DEVICE_STATE_RUNNING = 2
+VFIO_DEVICE_STATE_STOP_COPY = 3
+VFIO_DEVICE_STATE_RESUMING = 4
+VFIO_DEVICE_STATE_RUNNING_P2P = 5
+VFIO_DEVICE_STATE_PRE_COPY = 6
+VFIO_DEVICE_STATE_PRE_COPY_P2P = 7
+
+vfio_device_feature_migration = cstruct(
+    "vfio_device_feature_migration",
+    size=8,
+    fields="""
+    u64 flags
+""",
+)
+
+vfio_device_feature_mig_state = cstruct(
+    "vfio_device_feature_mig_state",
+    size=8,
+    fields="""
+    u32 device_state
+    s32 data_fd
+""",
+)
+
+vfio_device_feature_mig_data_size = cstruct(
+    "vfio_device_feature_mig_data_size",
+    size=8,
+    fields="""
+    u64 stop_copy_length
+""",
+)
+
+vfio_device_feature_dma_logging_control = cstruct(
+    "vfio_device_feature_dma_logging_control",
+    size=24,
+    fields="""
+    u64 page_size
+    u32 num_ranges
+    u32 __reserved
+    u64 ranges
+""",
+)
+
+vfio_device_feature_dma_logging_range = cstruct(
+    "vfio_device_feature_dma_logging_range",
+    size=16,
+    fields="""
+    u64 iova
+    u64 length
+""",
+)
+
+vfio_device_feature_dma_logging_report = cstruct(
+    "vfio_device_feature_dma_logging_report",
+    size=32,
+    fields="""
+    u64 iova
+    u64 length
+    u64 page_size
+    u64 bitmap
+""",
+)
+
+VFIO_PRECOPY_INFO_REINIT = 1
+
+vfio_precopy_info = cstruct(
+    "vfio_precopy_info",
+    size=24,
+    fields="""
+    u32 argsz
+    u32 flags
+    u64 initial_bytes
+    u64 dirty_bytes
+""",
+)
+
+VFIO_GFX_PLANE_TYPE_PROBE = 1
+VFIO_GFX_PLANE_TYPE_DMABUF = 2
+VFIO_GFX_PLANE_TYPE_REGION = 4
+
+vfio_device_gfx_plane_info = cstruct(
+    "vfio_device_gfx_plane_info",
+    size=64,
+    fields="""
+    u32 argsz
+    u32 flags
+    u32 drm_plane_type
+    u32 drm_format
+    u64 drm_format_mod
+    u32 width
+    u32 height
+    u32 stride
+    u32 size
+    u32 x_pos
+    u32 y_pos
+    u32 x_hot
+    u32 y_hot
+    u32 region_index
+    u32 reserved
+""",
+)
+
 vfio_device_low_power_entry_with_wakeup = cstruct(
     "vfio_device_low_power_entry_with_wakeup",
     size=8,

@@ -34,6 +34,7 @@ from uvfio.linux.base.sysfs import (
     sysfs_remove_link,
     uevent_store,
 )
+from uvfio.linux.kernel.bug import WARN_ON
 from uvfio.linux.kernel.kernfs import (
     Attribute,
     KernfsNode,
@@ -89,6 +90,9 @@ def device_add(dev: Device) -> None:
         devtmpfs_create_node(f"/dev/{path}", dev.devt, mode or 0o600)
     bus.bus_notify(dev, BUS_NOTIFY_ADD_DEVICE)
     bus.bus_probe_device(dev)
+    if dev.parent is not None and dev.class_ is None:
+        with dev.parent.klist_lock:
+            dev.parent.klist_children.append(dev)
 
 
 def device_del(dev: Device) -> None:
@@ -97,6 +101,10 @@ def device_del(dev: Device) -> None:
     assert kobj is not None
     with dev.mutex:
         dev.dead = True
+    if dev.parent is not None and dev.class_ is None:
+        with dev.parent.klist_lock:
+            if dev in dev.parent.klist_children:  # not while it is being added
+                dev.parent.klist_children.remove(dev)
     bus.bus_notify(dev, BUS_NOTIFY_DEL_DEVICE)
     if dev.devt is not None:
         devtmpfs_delete_node(f"/dev/{devnode(dev)[0]}")
@@ -117,6 +125,31 @@ def device_del(dev: Device) -> None:
     if dev.class_ is not None and dev.parent is not None and glue is not None and not glue.children:
         kernfs_remove(glue)
     put_device(dev.parent)
+
+
+def device_for_each_child(parent: Device, fn: Callable[[Device], int]) -> int:
+    """
+    Call *fn* for each child, in the order in which they came, until it does not answer
+    0; its last answer. Each is referenced meanwhile, and may remove itself.
+    """
+    done: list[Device] = []
+    while True:
+        with parent.klist_lock:
+            child = next((each for each in parent.klist_children if each not in done), None)
+            if child is None:
+                return 0
+            get_device(child)
+        done.append(child)
+        error = fn(child)
+        put_device(child)
+        if error:
+            return error
+
+
+def device_create_file(dev: Device, attr: AnyAttribute) -> None:
+    if not WARN_ON(dev.kobj is None, f"{attr.name} is created for a device that is not there"):
+        assert dev.kobj is not None
+        kernfs_create_file(dev.kobj, attr)
 
 
 def device_remove_file(dev: Device, name: str) -> None:

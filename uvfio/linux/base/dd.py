@@ -21,10 +21,11 @@ from uvfio.linux.base.private import (
     Device,
     Driver,
 )
-from uvfio.linux.base.sysfs import sysfs_create_link, sysfs_remove_link
+from uvfio.linux.base.sysfs import sysfs_create_files, sysfs_create_link, sysfs_remove_link
 from uvfio.linux.kernel.bug import lockdep_assert_held
-from uvfio.linux.kernel.kernfs import Attribute, kernfs_create_file, kernfs_remove_by_name
+from uvfio.linux.kernel.kernfs import Attribute, kernfs_create_dir, kernfs_create_file, kernfs_remove_by_name
 from uvfio.runtime.errors import Errno
+from uvfio.runtime.task import current
 
 
 class DmaConfigureError(Errno):
@@ -141,6 +142,8 @@ def _really_probe(drv: Driver, dev: Device) -> None:
         dev.driver = None
         dev.driver_data = None
         raise Errno(ENODEV if e.number == ENXIO else e.number, e.why) from None
+    current().runtime.note("probed", dev, "r")
+    _add_groups(drv, dev)
     waiting_for_supplier(dev, False)
     drv.devices.append(dev)
     bus.bus_notify(dev, BUS_NOTIFY_BOUND_DRIVER)
@@ -155,6 +158,8 @@ def _release_driver(dev: Device) -> None:
     # device already looks unbound.
     _driver_sysfs_remove(drv, dev)
     bus.bus_notify(dev, BUS_NOTIFY_UNBIND_DRIVER)
+    current().runtime.note("removed", dev, "r")
+    _remove_groups(drv, dev)
     dev.bus.remove(dev)
     _dma_cleanup(drv, dev)
     dev.driver = None
@@ -174,6 +179,18 @@ def _dma_cleanup(drv: Driver, dev: Device) -> None:
     assert dev.bus is not None
     if not drv.driver_managed_dma and dev.bus.dma_cleanup is not None:
         dev.bus.dma_cleanup(dev)
+
+
+def _add_groups(drv: Driver, dev: Device) -> None:
+    for name, attrs in drv.dev_groups(dev).items():
+        assert dev.kobj is not None
+        sysfs_create_files(kernfs_create_dir(dev.kobj, name), attrs)
+
+
+def _remove_groups(drv: Driver, dev: Device) -> None:
+    for name in drv.dev_groups(dev):
+        assert dev.kobj is not None
+        kernfs_remove_by_name(dev.kobj, name)
 
 
 def _driver_sysfs_add(drv: Driver, dev: Device) -> None:

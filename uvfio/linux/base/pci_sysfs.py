@@ -66,12 +66,21 @@ def dev_attributes(dev: PciDev) -> Sequence[AnyAttribute]:
         Attribute("enable", 0o644, lambda: f"{dev.enable_cnt}\n", lambda data: enable_store(dev, data)),
         Attribute("broken_parity_status", 0o644, lambda: f"{dev.broken_parity_status}\n", set_parity),
         Attribute("msi_bus", 0o644, lambda: f"{dev.msi_bus}\n", lambda data: msi_bus_store(dev, data)),
-        Attribute("driver_override", 0o644, lambda: f"{dev.driver_override or '(null)'}\n",
-                  lambda data: driver_override_store(dev, data)),
+        Attribute(
+            "driver_override",
+            0o644,
+            lambda: f"{dev.driver_override or '(null)'}\n",
+            lambda data: driver_override_store(dev, data),
+        ),
         Attribute("remove", 0o220, store=lambda data: remove_store(dev, data)),
         Attribute("rescan", 0o200, store=rescan_store),
-        BinAttribute("config", 0o644, dev.config.size, lambda off, n: config_read(dev, off, n),
-                     lambda off, data: config_write(dev, off, data)),
+        BinAttribute(
+            "config",
+            0o644,
+            dev.config.size,
+            lambda off, n: config_read(dev, off, n),
+            lambda off, data: config_write(dev, off, data),
+        ),
     ]
     for i, bar in enumerate(dev.bars):
         if bar.size:
@@ -208,8 +217,12 @@ def _reset_attributes(dev: PciDev) -> list[AnyAttribute]:
 
     return [
         Attribute("reset", 0o200, store=reset),
-        Attribute("reset_method", 0o644, lambda: " ".join(dev.reset_methods) + "\n" * bool(dev.reset_methods),
-                  lambda data: reset_method_store(dev, data)),
+        Attribute(
+            "reset_method",
+            0o644,
+            lambda: " ".join(dev.reset_methods) + "\n" * bool(dev.reset_methods),
+            lambda data: reset_method_store(dev, data),
+        ),
     ]
 
 

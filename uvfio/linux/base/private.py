@@ -13,7 +13,7 @@ Mirrors ``include/linux/device.h``, ``device/bus.h``, ``device/class.h`` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from uvfio.linux.kernel.kernfs import Attribute, BinAttribute, KernfsNode
@@ -52,8 +52,11 @@ class Device:
         self.kobj: KernfsNode | None = None
         self.kref = Kref(f"device {name}")
         self.mutex = Mutex("device.mutex")
+        self.mutex.novalidate = True  # parents and children nest freely
         self.driver = None  # mutex
         self.driver_data: Any = None
+        self.klist_lock = Spinlock("klist_children.k_lock")
+        self.klist_children: list[Device] = []  # klist_lock; without those of classes
         self.driver_override: str | None = None
         self.dead = False  # mutex
         self.has_fwnode = False  # known to firmware, so it may wait for a supplier
@@ -134,6 +137,10 @@ class Driver:
 
     def __repr__(self) -> str:
         return f"<driver {self.name}>"
+
+    def dev_groups(self, dev: Any) -> Mapping[str, Sequence[AnyAttribute]]:
+        """What *dev* shows while it is bound, by the name of the directory."""
+        return {}
 
     def probe(self, dev: Any) -> None:
         """Take *dev*. Errno when it cannot be driven."""

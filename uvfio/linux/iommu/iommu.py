@@ -19,6 +19,7 @@ from typing import Any
 
 from uvfio.linux.base.bus import bus_register_notifier
 from uvfio.linux.base.private import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE, BusType
+from uvfio.linux.base.sysfs import sysfs_dir
 from uvfio.linux.iommu import sysfs
 from uvfio.linux.iommu.private import (
     IOMMU_DOMAIN_BLOCKED,
@@ -37,6 +38,7 @@ from uvfio.runtime.struct import kfree, kzalloc
 
 def iommu_subsys_init(bus: BusType) -> None:
     """Serve the devices of *bus* from now on, and those that are there already."""
+    sysfs_dir("kernel/iommu_groups")
     bus_register_notifier(bus, iommu_bus_notifier)
     bus.dma_configure = iommu_device_use_default_domain
     bus.dma_cleanup = iommu_device_unuse_default_domain
@@ -89,6 +91,16 @@ def _iommu_init_device(dev: Any, iommu: IommuDevice) -> None:
         group.domain.attach_dev(dev)
 
 
+def iommu_group_add_device(group: IommuGroup, dev: Any) -> None:
+    """Put *dev*, which no IOMMU translates for, into *group*."""
+    with group.mutex:
+        _iommu_group_add_device(iommu_group_ref_get(group), dev)
+
+
+def iommu_group_remove_device(dev: Any) -> None:
+    iommu_release_device(dev)
+
+
 def _iommu_group_add_device(group: IommuGroup, dev: Any) -> None:
     """Make *dev* a member; the caller's group reference becomes the device's."""
     lockdep_assert_held(group.mutex)
@@ -128,6 +140,8 @@ def _iommu_group_free_device(group: IommuGroup, member: GroupDevice) -> None:
 def _iommu_deinit_device(group: IommuGroup, dev: Any) -> None:
     iommu = dev.iommu.iommu_dev
     sysfs.iommu_device_unlink(iommu, dev)
+    if iommu.ops.release_domain is not None:
+        iommu.ops.release_domain.attach_dev(dev)
     dev.iommu.domain = None
     iommu.ops.release_device(dev)
     if not group.devices:
@@ -155,6 +169,10 @@ def iommu_group_release(group: IommuGroup) -> None:
     sysfs.iommu_group_remove(group)
     iommu_core().group_ida.free(group.id)
     kfree(group)
+
+
+def iommu_group_set_name(group: IommuGroup, name: str) -> None:
+    sysfs.iommu_group_name(group, name)
 
 
 def iommu_group_get(dev: Any) -> IommuGroup | None:

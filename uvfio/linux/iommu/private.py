@@ -37,13 +37,16 @@ IOMMU_DOMAIN_IDENTITY = "identity"
 IOMMU_DOMAIN_UNMANAGED = "unmanaged"
 IOMMU_DOMAIN_DMA = "DMA"
 IOMMU_DOMAIN_DMA_FQ = "DMA-FQ"
+IOMMU_DOMAIN_NESTED = "nested"
 
 # enum iommu_cap
+IOMMU_CAP_ENFORCE_CACHE_COHERENCY = "enforced cache coherency"
 IOMMU_CAP_CACHE_COHERENCY = "cache coherency"
 IOMMU_CAP_DEFERRED_FLUSH = "deferred flush"
 
 # enum iommu_resv_type, by what sysfs calls them; those that something here has or looks for
 IOMMU_RESV_DIRECT_RELAXABLE = "direct-relaxable"
+IOMMU_RESV_RESERVED = "reserved"
 IOMMU_RESV_MSI = "msi"
 
 
@@ -157,6 +160,7 @@ class IommuOps:
     pgsize_bitmap = 0
     isolated_msi = False
     domains = 0  # how many with a page table exist
+    release_domain: IommuDomain | None = None  # static: what a device is on when it goes
 
     def capable(self, dev: Any, cap: str) -> bool:
         return False
@@ -189,6 +193,14 @@ class IommuOps:
 
     def domain_alloc_paging_flags(self, dev: Any, flags: int, user_data: Any) -> IommuDomain:
         raise Errno(EOPNOTSUPP)
+
+    def get_viommu_struct(self, dev: Any, type: int) -> type[Any]:
+        """The driver's vIOMMU (``get_viommu_size``). Errno EOPNOTSUPP if it has none of *type*."""
+        raise Errno(EOPNOTSUPP)
+
+    def viommu_init(self, viommu: Any, parent: IommuDomain | None, user_data: Any) -> None:
+        """*viommu* is to stand on *parent*. Errno EINVAL."""
+        raise NotImplementedError
 
     def domain_free(self, domain: IommuDomain) -> None:
         """Nobody uses *domain* any more."""

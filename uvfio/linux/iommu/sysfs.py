@@ -25,7 +25,8 @@ from uvfio.linux.iommu.private import (
 )
 from uvfio.linux.kernel.kernfs import Attribute, kernfs_create_dir, kernfs_create_file, kernfs_remove
 from uvfio.linux.kernel.process import CAP_SYS_ADMIN, CAP_SYS_RAWIO, capable
-from uvfio.runtime.errors import Errno
+from uvfio.linux.kernel.rwonce import READ_ONCE
+from uvfio.runtime.errors import Errno, Splat
 
 
 def iommu_group_create(group: IommuGroup) -> None:
@@ -34,6 +35,11 @@ def iommu_group_create(group: IommuGroup) -> None:
     kernfs_create_file(kobj, Attribute("reserved_regions", 0o444, lambda: reserved_regions_show(group)))
     store = Attribute("type", 0o644, lambda: type_show(group), lambda data: type_store(group, data))
     kernfs_create_file(kobj, store)
+
+
+def iommu_group_name(group: IommuGroup, name: str) -> None:
+    assert group.kobj is not None
+    kernfs_create_file(group.kobj, Attribute("name", 0o444, lambda: f"{name}\n"))
 
 
 def iommu_group_remove(group: IommuGroup) -> None:
@@ -64,11 +70,11 @@ def iommu_group_unlink(group: IommuGroup, dev: Any, name: str) -> None:
         sysfs_remove_link(dev.kobj, "iommu_group")
 
 
-def iommu_device_sysfs_add(iommu_dev: IommuDevice, attrs: list[Attribute], group: str) -> None:
-    """/sys/class/iommu/NAME, with *attrs* in the subdirectory *group*."""
+def iommu_device_sysfs_add(iommu_dev: IommuDevice, attrs: list[Attribute], group: str = "") -> None:
+    """/sys/class/iommu/NAME, with *attrs* in the subdirectory *group* if it has one."""
     kobj = iommu_dev.kobj = kernfs_create_dir(sysfs_dir("devices/virtual/iommu"), iommu_dev.name)
     iommu_dev.devices_kobj = kernfs_create_dir(kobj, "devices")
-    directory = kernfs_create_dir(kobj, group)
+    directory = kernfs_create_dir(kobj, group) if group else kobj
     for attr in attrs:
         kernfs_create_file(directory, attr)
     kernfs_create_file(kobj, Attribute("uevent", 0o644, lambda: "", lambda _data: None))
@@ -105,19 +111,25 @@ def type_store(group: IommuGroup, data: bytes) -> None:
     """Change the default domain. Errno EACCES, EINVAL (unknown, or none), EPERM (in use)."""
     if not capable(CAP_SYS_ADMIN) or not capable(CAP_SYS_RAWIO):
         raise Errno(EACCES)
-    if group.default_domain is None:
+    if READ_ONCE(group, "default_domain") is None:  # Linux reads it without the mutex
         raise Errno(EINVAL)
     word = sysfs_text(data)
     if word not in (IOMMU_DOMAIN_IDENTITY, IOMMU_DOMAIN_DMA, IOMMU_DOMAIN_DMA_FQ, "auto"):
         raise Errno(EINVAL)
     with group.mutex:
-        old = group.default_domain
-        if word == IOMMU_DOMAIN_DMA_FQ and old.type == IOMMU_DOMAIN_DMA:
-            old.type = word  # the one change that an owner does not hinder
+        if word == IOMMU_DOMAIN_DMA_FQ and _default_domain(group).type == IOMMU_DOMAIN_DMA:
+            _default_domain(group).type = word  # the one change that an owner does not hinder
             return
         if not group.devices or group.owner_cnt:
             raise Errno(EPERM)
-        _replace_default_domain(group, old, iommu_core().def_domain_type if word == "auto" else word)
+        _replace_default_domain(group, _default_domain(group), iommu_core().def_domain_type if word == "auto" else word)
+
+
+def _default_domain(group: IommuGroup) -> IommuDomain:
+    """The default domain, as Linux follows the pointer: checked only before it had the mutex."""
+    if group.default_domain is None:
+        raise Splat("null-pointer", f"{group!r} has lost its default domain since type_store() looked")
+    return group.default_domain
 
 
 def _replace_default_domain(group: IommuGroup, old: IommuDomain, type: str) -> None:

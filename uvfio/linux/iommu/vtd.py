@@ -15,7 +15,6 @@ differences from Linux:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EOPNOTSUPP
 from typing import Any
@@ -40,6 +39,7 @@ from uvfio.linux.iommu.private import (
     IommuResvRegion,
 )
 from uvfio.linux.kernel.kernfs import Attribute
+from uvfio.linux.kernel.printk import printk
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct, kzalloc
@@ -82,23 +82,21 @@ class DmarFault:
     def __str__(self) -> str:
         kind = "Write" if self.write else "Read"
         return (
-            f"DMAR: [DMA {kind} NO_PASID] Request device [{self.source}] fault addr {self.addr:#x} "
+            f"DMAR: [DMA {kind} NO_PASID] Request device [{self.source[5:]}] fault addr {self.addr:#x} "
             f"[fault reason {self.reason:#04x}] {self.text}"
         )
 
 
 class IntelIommu:
-    """The IOMMU of one machine: its last faults, and who wants to hear of them."""
+    """The IOMMU of one machine, and its last faults."""
 
     def __init__(self) -> None:
         self.iommu = IommuDevice("dmar0", IntelIommuOps())
         self.faults: deque[DmarFault] = deque(maxlen=MAX_FAULTS)
-        self.watchers: list[Callable[[DmarFault], None]] = []
 
     def fault(self, fault: DmarFault) -> None:
         self.faults.append(fault)
-        for watcher in self.watchers:
-            watcher(fault)
+        printk(str(fault))
 
 
 intel_iommu = per_machine(IntelIommu)

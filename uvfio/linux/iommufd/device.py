@@ -4,8 +4,9 @@ Devices bound to an iommufd, and what they are attached to.
 
 Mirrors ``drivers/iommu/iommufd/device.c``. All differences from Linux:
 
-* no PASIDs and no vDEVICEs, so nothing has to be torn down before an unbind waits;
-* MSIs need no window in the IOVA space (``sw_msi``), as on every x86.
+* no PASIDs;
+* MSIs need no mapping in the IOVA space (``sw_msi``), as on every x86: where an SMMU has
+  a window for them, it is only kept free.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from uvfio.linux.iommufd.private import (
     IommufdCtx,
     IommufdDevice,
     IommufdGroup,
-    IommufdHwptPaging,
+    IommufdHwPagetable,
     IommufdIoas,
     IommufdUcmd,
 )
@@ -121,6 +122,20 @@ def iommufd_device_unbind(idev: IommufdDevice) -> None:
     objects.iommufd_object_destroy_user(idev.ictx, idev)
 
 
+def iommufd_device_pre_destroy(idev: IommufdDevice) -> None:
+    """Somebody still uses *idev*: if that is its vDEVICE, it has to go, and there will be no other."""
+    with idev.igroup.lock:
+        vdev = idev.vdev
+        idev.destroying = True
+        if vdev is None:
+            return
+        try:
+            objects.iommufd_try_inc_users(idev.ictx, vdev)
+        except Errno:
+            return  # user space destroys it now, and that is what we wait for
+    objects.iommufd_object_tombstone_user(idev.ictx, vdev)
+
+
 def iommufd_device_destroy(idev: IommufdDevice) -> None:
     iommu.iommu_device_release_dma_owner(idev.dev)
     iommufd_put_group(idev.igroup)
@@ -162,14 +177,14 @@ def iommufd_device_detach(idev: IommufdDevice) -> None:
     idev.users.dec()
 
 
-AttachFn = Callable[[IommufdDevice, IommufdHwptPaging], IommufdHwptPaging | None]
+AttachFn = Callable[[IommufdDevice, IommufdHwPagetable], IommufdHwPagetable | None]
 
 
 def _iommufd_device_change_pt(idev: IommufdDevice, pt_id: int, do_attach: AttachFn) -> int:
     ictx = idev.ictx
     pt_obj = objects.iommufd_get_object(ictx, pt_id, IOMMUFD_OBJ_ANY)
     try:
-        if isinstance(pt_obj, IommufdHwptPaging):
+        if isinstance(pt_obj, IommufdHwPagetable):
             old = do_attach(idev, pt_obj)
             used = pt_obj.id
         elif isinstance(pt_obj, IommufdIoas):
@@ -186,7 +201,7 @@ def _iommufd_device_change_pt(idev: IommufdDevice, pt_id: int, do_attach: Attach
 
 def _iommufd_device_auto_get_domain(
     idev: IommufdDevice, ioas: IommufdIoas, do_attach: AttachFn
-) -> tuple[int, IommufdHwptPaging | None]:
+) -> tuple[int, IommufdHwPagetable | None]:
     """The page table that *ioas* made by itself, if *idev* can use it; else a new one."""
     ictx = idev.ictx
     # Devices that are attached at the same time must end up sharing one.
@@ -216,11 +231,11 @@ def _iommufd_device_auto_get_domain(
         return used, old
 
 
-def iommufd_device_do_attach(idev: IommufdDevice, hwpt: IommufdHwptPaging) -> None:
+def iommufd_device_do_attach(idev: IommufdDevice, hwpt: IommufdHwPagetable) -> None:
     iommufd_hw_pagetable_attach(hwpt, idev)
 
 
-def iommufd_hw_pagetable_attach(hwpt: IommufdHwptPaging, idev: IommufdDevice) -> None:
+def iommufd_hw_pagetable_attach(hwpt: IommufdHwPagetable, idev: IommufdDevice) -> None:
     """Errno EINVAL when the group is on another page table, EADDRINUSE."""
     igroup = idev.igroup
     with igroup.lock:
@@ -240,7 +255,7 @@ def iommufd_hw_pagetable_attach(hwpt: IommufdHwptPaging, idev: IommufdDevice) ->
         igroup.device_list.append(idev)
 
 
-def iommufd_hw_pagetable_detach(idev: IommufdDevice) -> IommufdHwptPaging:
+def iommufd_hw_pagetable_detach(idev: IommufdDevice) -> IommufdHwPagetable:
     """What the device was attached to; the caller puts it."""
     igroup = idev.igroup
     with igroup.lock:
@@ -255,7 +270,7 @@ def iommufd_hw_pagetable_detach(idev: IommufdDevice) -> IommufdHwptPaging:
     return hwpt
 
 
-def iommufd_hw_pagetable_put(ictx: IommufdCtx, hwpt: IommufdHwptPaging) -> None:
+def iommufd_hw_pagetable_put(ictx: IommufdCtx, hwpt: IommufdHwPagetable) -> None:
     """Drop what an attached device held; the last one takes an automatic page table along."""
     if hwpt.auto_domain:
         objects.iommufd_object_put_and_try_destroy(ictx, hwpt)
@@ -263,7 +278,7 @@ def iommufd_hw_pagetable_put(ictx: IommufdCtx, hwpt: IommufdHwptPaging) -> None:
         hwpt.users.dec()
 
 
-def iommufd_device_do_replace(idev: IommufdDevice, hwpt: IommufdHwptPaging) -> IommufdHwptPaging | None:
+def iommufd_device_do_replace(idev: IommufdDevice, hwpt: IommufdHwPagetable) -> IommufdHwPagetable | None:
     """The page table to put, None when the device is on *hwpt* already. Errno as attach."""
     igroup = idev.igroup
     with igroup.lock:
@@ -293,7 +308,7 @@ def iommufd_device_do_replace(idev: IommufdDevice, hwpt: IommufdHwptPaging) -> I
         return old
 
 
-def _replace_reserved(igroup: IommufdGroup, old: IommufdHwptPaging, hwpt: IommufdHwptPaging) -> None:
+def _replace_reserved(igroup: IommufdGroup, old: IommufdHwPagetable, hwpt: IommufdHwPagetable) -> None:
     lockdep_assert_held(igroup.lock)
     if old.ioas is hwpt.ioas:
         return

@@ -4,8 +4,8 @@ Hardware page tables: domains that show an IOAS.
 
 Mirrors ``drivers/iommu/iommufd/hw_pagetable.c``. All differences from Linux:
 
-* paging ones only: no driver here can nest, and there are no fault queues, so
-  IOMMU_HWPT_FAULT_ID_VALID never finds one;
+* nested ones only through a vIOMMU, as no driver here has others, and there are no
+  fault queues, so IOMMU_HWPT_FAULT_ID_VALID never finds one;
 * no driver here tracks dirty pages, so those two calls check and then refuse.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 from errno import EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EOVERFLOW
 
 from uvfio.linux.iommu import iommu
+from uvfio.linux.iommu.iommufd import IommuUserData, IommuUserDataArray
 from uvfio.linux.iommu.private import IommuDomain
 from uvfio.linux.iommufd import device, io_pagetable, objects
 from uvfio.linux.iommufd.private import (
@@ -24,9 +25,11 @@ from uvfio.linux.iommufd.private import (
     ULONG_MAX,
     IommufdCtx,
     IommufdDevice,
+    IommufdHwptNested,
     IommufdHwptPaging,
     IommufdIoas,
     IommufdUcmd,
+    IommufdViommu,
 )
 from uvfio.linux.kernel.bug import lockdep_assert_held
 from uvfio.runtime.errors import Errno
@@ -118,6 +121,12 @@ def _leave_ioas(hwpt: IommufdHwptPaging) -> None:
     io_pagetable.iopt_table_remove_domain(hwpt.ioas.iopt, hwpt.domain)
 
 
+def iommufd_hwpt_nested_destroy(hwpt: IommufdHwptNested) -> None:
+    if hwpt.domain is not None:
+        iommu.iommu_domain_free(hwpt.domain)
+    hwpt.viommu.users.dec()
+
+
 def iommufd_hwpt_alloc(ucmd: IommufdUcmd) -> None:
     cmd = ucmd.cmd
     if cmd.__reserved:
@@ -136,6 +145,8 @@ def iommufd_hwpt_alloc(ucmd: IommufdUcmd) -> None:
                 _hwpt_alloc_paging(ucmd, pt_obj, idev)
             elif isinstance(pt_obj, IommufdHwptPaging):
                 _hwpt_alloc_nested(ucmd, pt_obj)
+            elif isinstance(pt_obj, IommufdViommu):
+                _viommu_alloc_hwpt_nested(ucmd, pt_obj, idev)
             else:
                 raise Errno(EINVAL)
         finally:
@@ -169,6 +180,28 @@ def _hwpt_alloc_nested(ucmd: IommufdUcmd, parent: IommufdHwptPaging) -> None:
     raise Errno(EOPNOTSUPP)
 
 
+def _viommu_alloc_hwpt_nested(ucmd: IommufdUcmd, viommu: IommufdViommu, idev: IommufdDevice) -> None:
+    cmd = ucmd.cmd
+    if idev.dev.iommu is None or viommu.iommu_dev is not idev.dev.iommu.iommu_dev:
+        raise Errno(EINVAL, "the device is behind another IOMMU")
+    if cmd.flags & ~NESTED_FLAGS or not cmd.data_len:
+        raise Errno(EOPNOTSUPP)
+    hwpt = kzalloc(IommufdHwptNested, viommu.hwpt, viommu)
+    objects.iommufd_object_alloc(ucmd.ictx, hwpt)
+    viommu.users.inc()
+    try:
+        user_data = IommuUserData(cmd.data_type, cmd.data_uptr, cmd.data_len)
+        hwpt.domain = viommu.alloc_domain_nested(cmd.flags & ~IOMMU_HWPT_FAULT_ID_VALID, user_data)
+        if cmd.flags & IOMMU_HWPT_FAULT_ID_VALID:
+            raise Errno(ENOENT)
+        cmd.out_hwpt_id = hwpt.id
+        ucmd.respond()
+    except Errno:
+        objects.iommufd_object_abort_and_destroy(ucmd.ictx, hwpt)
+        raise
+    objects.iommufd_object_finalize(ucmd.ictx, hwpt)
+
+
 def iommufd_hwpt_set_dirty_tracking(ucmd: IommufdUcmd) -> None:
     cmd = ucmd.cmd
     if cmd.flags & ~IOMMU_HWPT_DIRTY_TRACKING_ENABLE:
@@ -199,8 +232,9 @@ def iommufd_hwpt_get_dirty_bitmap(ucmd: IommufdUcmd) -> None:
 
 
 def iommufd_hwpt_invalidate(ucmd: IommufdUcmd) -> None:
-    """Nothing here has anything to invalidate: only how the call is refused differs."""
+    """Whatever becomes of it, the caller learns how many of its entries were used."""
     cmd = ucmd.cmd
+    array = IommuUserDataArray(cmd.data_type, cmd.data_uptr, cmd.entry_len, cmd.entry_num)
     try:
         if cmd.__reserved:
             raise Errno(EOPNOTSUPP)
@@ -208,8 +242,16 @@ def iommufd_hwpt_invalidate(ucmd: IommufdUcmd) -> None:
             not cmd.data_uptr or not 0 < cmd.entry_len <= PAGE_SIZE or cmd.entry_num > MAX_INVALIDATE_ENTRIES
         ):
             raise Errno(EINVAL)
-        objects.iommufd_put_object(ucmd.ictx, objects.iommufd_get_object(ucmd.ictx, cmd.hwpt_id, IOMMUFD_OBJ_ANY))
-        raise Errno(EINVAL)
+        pt_obj = objects.iommufd_get_object(ucmd.ictx, cmd.hwpt_id, IOMMUFD_OBJ_ANY)
+        try:
+            if isinstance(pt_obj, IommufdViommu):
+                pt_obj.cache_invalidate(array)
+            elif isinstance(pt_obj, IommufdHwptNested):
+                raise Errno(EOPNOTSUPP, "no driver here has it other than through a vIOMMU")
+            else:
+                raise Errno(EINVAL)
+        finally:
+            objects.iommufd_put_object(ucmd.ictx, pt_obj)
     finally:
-        cmd.entry_num = 0
+        cmd.entry_num = array.entry_done
         ucmd.respond()

@@ -3,8 +3,7 @@
 The IOVA space of an IOAS: its areas and its domains.
 
 Mirrors ``drivers/iommu/iommufd/io_pagetable.c``; which addresses are free is in
-``iova.py``. Difference from Linux: no in-kernel accesses, so nobody has to be asked to
-drop pins before an unmap.
+``iova.py``. Accesses (``access.py``) have a list of their own.
 
 Without pages an area is being added or removed: it keeps its range and nothing else.
 """
@@ -16,17 +15,22 @@ from typing import Any
 
 from uvfio.linux.iommu import iommu
 from uvfio.linux.iommu.private import IOMMU_WRITE, IommuDomain
+from uvfio.linux.iommufd import access
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd import pages as iopt_pages
 from uvfio.linux.iommufd.private import (
     PAGE_SIZE,
     ULONG_MAX,
+    IommufdAccess,
     IoPagetable,
     IoptArea,
     IoptPages,
 )
+from uvfio.linux.kernel.bug import WARN_ON
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
+
+MAX_TRIES = 100  # after which an access does not answer
 
 IopteList = list[tuple[IoptPages, int, int]]  # (pages, byte offset, length): what becomes one area each
 
@@ -165,7 +169,7 @@ def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
     Remove every area in the range, ascending; how many bytes that was. Errno ENOENT
     at one that is only partly inside, EBUSY at one that another task is at.
     """
-    unmapped = 0
+    unmapped = tries = 0
     iopt.domains_rwsem.down_read()
     iopt.iova_rwsem.down_write()
     try:
@@ -175,6 +179,15 @@ def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
                 raise Errno(EBUSY)
             if area.start < start or area.last > last:
                 raise Errno(ENOENT)
+            if area.start != start:
+                tries = 0
+            if area.num_accesses:
+                start = area.start
+                area.prevent_access = True
+                _ask_to_unpin(iopt, area)
+                tries += 1
+                WARN_ON(tries > MAX_TRIES, "an access does not unpin what is unmapped")
+                continue
             area.pages = None
             iopt.iova_rwsem.up_write()
             # Others see the range as taken, but nothing to unmap, while the domains change.
@@ -191,6 +204,16 @@ def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
     finally:
         iopt.iova_rwsem.up_write()
         iopt.domains_rwsem.up_read()
+
+
+def _ask_to_unpin(iopt: IoPagetable, area: IoptArea) -> None:
+    """Without locks, because the drivers take theirs; anything may have changed then."""
+    first, length = area.start, area.last - area.start + 1
+    iopt.iova_rwsem.up_write()
+    iopt.domains_rwsem.up_read()
+    access.iommufd_access_notify_unmap(iopt, first, length)
+    iopt.domains_rwsem.down_read()
+    iopt.iova_rwsem.down_write()
 
 
 def iopt_cut_iova(iopt: IoPagetable, iovas: list[int]) -> None:
@@ -216,6 +239,8 @@ def _iopt_area_split(iopt: IoPagetable, area: IoptArea, iova: int) -> None:
         raise Errno(EBUSY)
     if iova & (iopt.iova_alignment - 1) or pages.dmabuf is not None:
         raise Errno(EINVAL)
+    if area.num_accesses:
+        raise Errno(EINVAL)
     iova_ranges.iopt_remove_area(iopt, area)
     head = kzalloc(IoptArea, area.start, iova - area.start, area.byte_offset, area.iommu_prot)
     offset = area.byte_offset + iova - area.start
@@ -237,6 +262,25 @@ def iopt_table_enforce_dev_resv_regions(iopt: IoPagetable, dev: Any) -> None:
         except Errno:
             iova_ranges.__iopt_remove_reserved_iova(iopt, dev)
             raise
+
+
+# Accesses
+
+
+def iopt_add_access(iopt: IoPagetable, user: IommufdAccess) -> None:
+    """Errno EADDRINUSE when an area is finer than the access needs."""
+    with iopt.domains_rwsem.write(), iopt.iova_rwsem.write():
+        alignment = _iopt_calculate_iova_alignment(iopt, iopt.domains, user.iova_alignment)
+        with iopt.access_lock:
+            iopt.access_list.append(user)
+        iopt.iova_alignment = alignment
+
+
+def iopt_remove_access(iopt: IoPagetable, user: IommufdAccess) -> None:
+    with iopt.domains_rwsem.write(), iopt.iova_rwsem.write():
+        with iopt.access_lock:
+            iopt.access_list.remove(user)
+        iopt.iova_alignment = _iopt_calculate_iova_alignment(iopt, iopt.domains)
 
 
 # Domains
@@ -289,9 +333,15 @@ def _iopt_fill_domain(iopt: IoPagetable, domain: IommuDomain) -> None:
         raise
 
 
-def _iopt_calculate_iova_alignment(iopt: IoPagetable, domains: list[IommuDomain]) -> int:
-    """Errno EADDRINUSE when an area is finer than the alignment needed, EINVAL IO pages above PAGE_SIZE."""
-    alignment = PAGE_SIZE if iopt.disable_large_pages else 1
+def _iopt_calculate_iova_alignment(iopt: IoPagetable, domains: list[IommuDomain], alignment: int = 1) -> int:
+    """
+    At least *alignment*. Errno EADDRINUSE when an area is finer than the alignment
+    needed, EINVAL IO pages above PAGE_SIZE.
+    """
+    if iopt.disable_large_pages:
+        alignment = max(alignment, PAGE_SIZE)
+    for user in iopt.access_list:
+        alignment = max(alignment, user.iova_alignment)
     for domain in domains:
         alignment = max(alignment, domain.pgsize_bitmap & -domain.pgsize_bitmap)
     if alignment > PAGE_SIZE:

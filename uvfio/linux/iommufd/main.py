@@ -4,9 +4,9 @@
 
 Mirrors ``drivers/iommu/iommufd/main.c``; its objects are in ``objects.py``. All differences from Linux:
 
-* not there yet, answered ENOTTY: IOMMU_FAULT_QUEUE_ALLOC, IOMMU_VDEVICE_ALLOC,
-  IOMMU_VEVENTQ_ALLOC, IOMMU_HW_QUEUE_ALLOC and the selftest's IOMMU_TEST_CMD;
-* no objects of these calls, no nested page tables and no in-kernel accesses;
+* not there yet, answered ENOTTY: IOMMU_FAULT_QUEUE_ALLOC, IOMMU_VEVENTQ_ALLOC,
+  IOMMU_HW_QUEUE_ALLOC and the selftest's IOMMU_TEST_CMD;
+* no objects of these calls;
 * IOMMU_IOAS_MAP and UNMAP write their result back only when it differs from what the
   caller passed: a struct in read-only memory may go unnoticed.
 """
@@ -78,6 +78,7 @@ IOCTL_OPS: Mapping[int, IoctlOp] = {
     uapi.IOMMU_HWPT_INVALIDATE: IoctlOp(uapi.iommu_hwpt_invalidate, "__reserved", hw_pagetable.iommufd_hwpt_invalidate),
     uapi.IOMMU_GET_HW_INFO: IoctlOp(uapi.iommu_hw_info, "__reserved", device.iommufd_get_hw_info),
     uapi.IOMMU_VIOMMU_ALLOC: IoctlOp(uapi.iommu_viommu_alloc, "out_viommu_id", viommu.iommufd_viommu_alloc_ioctl),
+    uapi.IOMMU_VDEVICE_ALLOC: IoctlOp(uapi.iommu_vdevice_alloc, "virt_id", viommu.iommufd_vdevice_alloc_ioctl),
 }
 
 
@@ -122,15 +123,19 @@ def iommufd_fops_release(ictx: IommufdCtx) -> None:
     """Destroy everything, what nobody uses first."""
     table = ictx.objects
     while not table.empty():
-        progress = False
+        found = progress = False
         for id, obj in table.items():
+            found = True
             if obj.users.dec_if_one():
                 progress = True
                 table.erase(id)
                 objects.iommufd_object_destroy(obj)
                 kfree(obj)
+        if not found:  # only tombstones
+            break
         if WARN_ON(not progress, "objects of a closed iommufd still have users"):
             return
+    table.destroy()
     WARN_ON(ictx.groups, "a closed iommufd still has groups")
     kfree(ictx)
 

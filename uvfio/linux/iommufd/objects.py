@@ -4,7 +4,6 @@ Objects of an iommufd: ids, references, destruction.
 
 Mirrors the first half of ``drivers/iommu/iommufd/main.c``. Differences from Linux:
 
-* no tombstones, which only vDEVICEs leave;
 * whoever destroys an object waits for calls in progress for ever, not for 60 s: a call
   that never ends is a hang, and not a warning about the one who waits for it;
 * a context lives as long as its file, so a reference to it is one to the file.
@@ -15,15 +14,19 @@ from __future__ import annotations
 from errno import EBUSY, ENOENT
 from typing import Any
 
-from uvfio.linux.iommufd import device, hw_pagetable, ioas
+from uvfio.linux.iommufd import access, device, hw_pagetable, ioas, viommu
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
+    IommufdAccess,
     IommufdCtx,
     IommufdDevice,
+    IommufdHwptNested,
     IommufdHwptPaging,
     IommufdIoas,
     IommufdObject,
     IommufdUcmd,
+    IommufdVdevice,
+    IommufdViommu,
 )
 from uvfio.linux.kernel.bug import WARN_ON, might_sleep
 from uvfio.linux.kernel.fs import fput, get_file
@@ -32,6 +35,7 @@ from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree
 
 REMOVE_WAIT = 1 << 0
+REMOVE_OBJ_TOMBSTONE = 1 << 1  # the id is never given out again
 
 
 def iommufd_object_alloc(ictx: IommufdCtx, obj: IommufdObject) -> None:
@@ -54,6 +58,7 @@ def iommufd_object_abort(ictx: IommufdCtx, obj: IommufdObject) -> None:
 
 
 def iommufd_object_abort_and_destroy(ictx: IommufdCtx, obj: IommufdObject) -> None:
+    """The same for one that has taken hold of others; the caller has the locks it was made under."""
     iommufd_object_destroy(obj, abort=True)
     iommufd_object_abort(ictx, obj)
 
@@ -80,6 +85,14 @@ def iommufd_get_object(ictx: IommufdCtx, id: int, type: str) -> Any:
         return obj
     finally:
         table.xa_lock.unlock()
+
+
+def iommufd_try_inc_users(ictx: IommufdCtx, obj: IommufdObject) -> None:
+    """One of *users* for the kernel. Errno EBUSY: the id of *obj* is not its own any more."""
+    with ictx.objects.xa_lock:
+        if ictx.objects.load(obj.id) is not obj:
+            raise Errno(EBUSY)
+        obj.users.inc()
 
 
 def iommufd_put_object(ictx: IommufdCtx, obj: IommufdObject) -> None:
@@ -111,7 +124,7 @@ def iommufd_object_remove(ictx: IommufdCtx, to_destroy: IommufdObject | None, id
             if flags & REMOVE_WAIT:
                 obj.wait_cnt.set(1)
             raise Errno(EBUSY)
-        ictx.objects.erase(id)
+        ictx.objects.store(id, XA_ZERO_ENTRY if flags & REMOVE_OBJ_TOMBSTONE else None)
         if ictx.vfio_ioas is obj:
             ictx.vfio_ioas = None
     if not flags & REMOVE_WAIT:
@@ -121,8 +134,10 @@ def iommufd_object_remove(ictx: IommufdCtx, to_destroy: IommufdObject | None, id
 
 
 def _dec_wait(ictx: IommufdCtx, obj: IommufdObject) -> None:
-    """Drop the bias of ``wait_cnt`` and wait for calls in progress."""
+    """Drop the bias of ``wait_cnt`` and wait for calls in progress, and for what else has one."""
     if not obj.wait_cnt.dec_and_test():
+        if isinstance(obj, IommufdDevice):  # pre_destroy
+            device.iommufd_device_pre_destroy(obj)
         ictx.destroy_wait.wait_event(lambda: obj.wait_cnt.read() == 0)
 
 
@@ -135,6 +150,17 @@ def iommufd_object_destroy_user(ictx: IommufdCtx, obj: IommufdObject) -> None:
         iommufd_object_remove(ictx, obj, obj.id, REMOVE_WAIT)
     except Errno as e:
         WARN_ON(True, f"an object of the kernel could not be destroyed: {e}")
+
+
+def iommufd_object_tombstone_user(ictx: IommufdCtx, obj: IommufdObject) -> None:
+    """
+    The kernel destroys an object that user space made, of which it holds one of *users*.
+    Its id is used up: user space, who knows it, must not hit another object with it.
+    """
+    try:
+        iommufd_object_remove(ictx, obj, obj.id, REMOVE_WAIT | REMOVE_OBJ_TOMBSTONE)
+    except Errno as e:
+        WARN_ON(True, f"an object of user space could not be destroyed: {e}")
 
 
 def iommufd_object_put_and_try_destroy(ictx: IommufdCtx, obj: IommufdObject) -> None:
@@ -150,13 +176,23 @@ def iommufd_destroy(ucmd: IommufdUcmd) -> None:
 
 
 def iommufd_object_destroy(obj: IommufdObject, abort: bool = False) -> None:
-    """What else goes when *obj* goes: the ``destroy`` of its ``iommufd_object_ops``."""
+    """What else goes when *obj* goes: ``destroy`` of its ``iommufd_object_ops``, or ``abort`` if it has one."""
     if isinstance(obj, IommufdDevice):
         device.iommufd_device_destroy(obj)
     elif isinstance(obj, IommufdHwptPaging):
         hw_pagetable.iommufd_hwpt_paging_destroy(obj, abort)
+    elif isinstance(obj, IommufdHwptNested):
+        hw_pagetable.iommufd_hwpt_nested_destroy(obj)
     elif isinstance(obj, IommufdIoas):
         ioas.iommufd_ioas_destroy(obj)
+    elif isinstance(obj, IommufdAccess):
+        access.iommufd_access_destroy_object(obj)
+    elif isinstance(obj, IommufdViommu):
+        viommu.iommufd_viommu_destroy(obj)
+    elif isinstance(obj, IommufdVdevice) and abort:
+        viommu.iommufd_vdevice_abort(obj)
+    elif isinstance(obj, IommufdVdevice):
+        viommu.iommufd_vdevice_destroy(obj)
 
 
 def iommufd_ctx_get(ictx: IommufdCtx) -> None:

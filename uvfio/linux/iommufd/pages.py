@@ -139,6 +139,35 @@ def iopt_area_unfill_domain(area: IoptArea, pages: IoptPages, iopt: IoPagetable,
             _unpin(pages)
 
 
+def iopt_area_add_access(area: IoptArea, pages: IoptPages) -> PinnedPages:
+    """One access more has the area's memory pinned; answers that. Errno EFAULT, ENOMEM."""
+    with pages.mutex:
+        memory = _pin(pages)
+        area.num_accesses += 1
+    return memory
+
+
+def iopt_area_remove_access(area: IoptArea, pages: IoptPages) -> None:
+    with pages.mutex:
+        area.num_accesses -= 1
+        _unpin(pages)
+
+
+def iopt_pages_rw_access(pages: IoptPages, offset: int, length: int, write: bytes | None) -> bytes:
+    """Read, or store *write*, at *offset* in the pages; they are pinned only meanwhile."""
+    with pages.mutex:
+        memory = _pin(pages)
+        try:
+            if write is not None:
+                memory.write_from(offset, write)
+                return b""
+            data = bytearray(length)
+            memory.read_into(offset, memoryview(data))
+            return bytes(data)
+        finally:
+            _unpin(pages)
+
+
 def _map(area: IoptArea, pages: IoptPages, memory: Any, domains: list[IommuDomain]) -> None:
     length = area.last - area.start + 1
     dmabuf: DmaBuf | None = pages.dmabuf

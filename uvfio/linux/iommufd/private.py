@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 Structs of iommufd. Mirrors ``drivers/iommu/iommufd/iommufd_private.h`` and
-``io_pagetable.h``.
+``io_pagetable.h``; those that IOMMU drivers know too are in ``iommu/iommufd.py``.
 
 Lock order: ``iommufd_group.lock``, ``iommufd_ioas.mutex``, ``domains_rwsem``,
 ``iova_rwsem``, ``iopt_pages.mutex``, ``dma_buf.resv``; the ``xa_lock`` of
-``objects`` is a leaf.
+``objects`` and those of each ``iommufd_viommu.vdevs`` are leaves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_ANY as IOMMUFD_OBJ_ANY
+from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_VDEVICE as IOMMUFD_OBJ_VDEVICE
+from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_VIOMMU as IOMMUFD_OBJ_VIOMMU
+from uvfio.linux.iommu.iommufd import IommufdObject as IommufdObject
+from uvfio.linux.iommu.iommufd import IommufdVdevice as IommufdVdevice
+from uvfio.linux.iommu.iommufd import IommufdViommu as IommufdViommu
 from uvfio.linux.iommu.private import IommuDomain, IommuGroup
 from uvfio.linux.kernel.fs import File
 from uvfio.linux.kernel.interval_tree import IntervalTree
-from uvfio.linux.kernel.mutex import Mutex
+from uvfio.linux.kernel.mutex import Mutex, Spinlock
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.linux.kernel.refcount import Kref, Refcount
 from uvfio.linux.kernel.rwsem import RwSemaphore
@@ -29,28 +36,14 @@ PAGE_MASK = PAGE_SIZE - 1
 ULONG_MAX = (1 << 64) - 1
 
 # enum iommufd_object_type
-IOMMUFD_OBJ_ANY = ""
 IOMMUFD_OBJ_DEVICE = "device"
 IOMMUFD_OBJ_HWPT_PAGING = "hwpt"
+IOMMUFD_OBJ_HWPT_NESTED = "nested hwpt"
 IOMMUFD_OBJ_IOAS = "ioas"
+IOMMUFD_OBJ_ACCESS = "access"
 
 IOPT_PAGES_ACCOUNT_USER = 0
 IOPT_PAGES_ACCOUNT_MM = 1
-
-
-@kstruct()
-class IommufdObject:
-    """
-    ``struct iommufd_object``. *users* counts long-term references, *wait_cnt* those
-    of calls in progress; each has a bias of one for as long as the id is valid.
-    """
-
-    type = IOMMUFD_OBJ_ANY
-
-    def __init__(self) -> None:
-        self.users = Refcount(f"{self.type}.users")
-        self.wait_cnt = Refcount(f"{self.type}.wait_cnt")
-        self.id = 0
 
 
 @kstruct("vfio_ioas", "account_mode")
@@ -129,6 +122,7 @@ class IoptArea:
         self.pages: IoptPages | None = None  # iova_rwsem
         self.prevent_access = False  # iova_rwsem
         self.filled = False  # domains_rwsem and pages.mutex
+        self.num_accesses = 0  # iova_rwsem for reading and pages.mutex, or iova_rwsem
 
 
 class IoptReserved:
@@ -151,6 +145,8 @@ class IoPagetable:
         self.allowed: list[tuple[int, int]] = []  # iova_rwsem; ascending, disjoint
         self.full_below = PAGE_SIZE  # iova_rwsem; from PAGE_SIZE up to here all is mapped
         self.reserved: list[IoptReserved] = []  # iova_rwsem; may overlap
+        self.access_lock = Spinlock("io_pagetable.access_list.xa_lock")
+        self.access_list: list[IommufdAccess] = []  # access_lock
         self.disable_large_pages = False  # domains_rwsem and iova_rwsem
         self.iova_alignment = 1  # iova_rwsem
 
@@ -185,6 +181,27 @@ class IommufdHwptPaging(IommufdObject):
         self.in_table = False  # the domain is in ioas.iopt
 
 
+@kstruct()
+class IommufdHwptNested(IommufdObject):
+    """``struct iommufd_hwpt_nested``: a domain whose first stage a guest has made."""
+
+    type = IOMMUFD_OBJ_HWPT_NESTED
+    auto_domain = False
+
+    def __init__(self, parent: IommufdHwptPaging, viommu: IommufdViommu) -> None:
+        super().__init__()
+        self.parent = parent
+        self.viommu = viommu
+        self.domain: IommuDomain | None = None
+
+    @property
+    def ioas(self) -> IommufdIoas:
+        return self.parent.ioas
+
+
+IommufdHwPagetable = IommufdHwptPaging | IommufdHwptNested
+
+
 class IommufdGroup:
     """``struct iommufd_group``: what the devices of one IOMMU group have in common."""
 
@@ -193,11 +210,11 @@ class IommufdGroup:
         self.lock = Mutex("iommufd_group.lock")
         self.ictx = ictx
         self.group = group
-        self.hwpt: IommufdHwptPaging | None = None  # lock
+        self.hwpt: IommufdHwPagetable | None = None  # lock
         self.device_list: list[IommufdDevice] = []  # lock; those attached to hwpt
 
 
-@kstruct()
+@kstruct("vdev", "destroying")
 class IommufdDevice(IommufdObject):
     """``struct iommufd_device``: a device bound to the context; the kernel's object."""
 
@@ -208,3 +225,21 @@ class IommufdDevice(IommufdObject):
         self.ictx = ictx
         self.igroup = igroup
         self.dev = dev
+        self.vdev: IommufdVdevice | None = None  # igroup.lock
+        self.destroying = False  # igroup.lock
+
+
+@kstruct("ioas", "ioas_unpin")
+class IommufdAccess(IommufdObject):
+    """``struct iommufd_access``: a driver that reaches the memory of an IOAS by itself."""
+
+    type = IOMMUFD_OBJ_ACCESS
+
+    def __init__(self, ictx: IommufdCtx, unmap: Callable[[int, int], None] | None) -> None:
+        super().__init__()
+        self.ictx = ictx
+        self.unmap = unmap  # None: it never pins
+        self.ioas_lock = Mutex("iommufd_access.ioas_lock")
+        self.ioas: IommufdIoas | None = None  # ioas_lock
+        self.ioas_unpin: IommufdIoas | None = None  # ioas_lock; what is pinned is there
+        self.iova_alignment = 1

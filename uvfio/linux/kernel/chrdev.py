@@ -69,6 +69,7 @@ def cdev_add(cdev: Cdev, devt: tuple[int, int]) -> None:
     table = chrdevs()
     current().runtime.point("cdev_add", table)
     if devt in table.cdevs:
+        current().runtime.note("cdev_duplicate", cdev)
         raise Errno(EBUSY, f"character device {devt[0]}:{devt[1]} is taken")
     if cdev.parent is not None:
         core.get_device(cdev.parent)
@@ -119,6 +120,7 @@ def chrdev_open(devt: tuple[int, int], flags: int, name: str) -> File:
     except Errno:
         cdev.put()
         raise
+    current().runtime.note("opened", file, "r")
     return file
 
 

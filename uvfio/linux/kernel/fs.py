@@ -86,7 +86,9 @@ class File:
 
 def anon_inode_getfile(name: str, f_op: FileOperations, private_data: Any, flags: int = 0) -> File:
     """A file without a path, as ``anon_inode_getfile()``; *name* like ``[vfio-device]``."""
-    return File(f_op, private_data, flags, name)
+    file = File(f_op, private_data, flags, name)
+    current().runtime.note("opened", file, "r")
+    return file
 
 
 def get_file(file: File) -> File:
@@ -148,6 +150,7 @@ def run_task_works() -> None:
 
 def _release(file: File) -> None:
     file.released = True
+    current().runtime.note("released", file, "r")
     file.f_op.release(file)
     if file.cdev is not None:
         file.cdev.put()

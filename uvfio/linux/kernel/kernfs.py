@@ -6,7 +6,8 @@ Mirrors ``fs/kernfs`` and ``fs/sysfs``. A handler runs with an *active reference
 its attribute; whoever removes the attribute, or a directory above it, waits until
 the last one is dropped. All differences from Linux:
 
-* all attributes of one directory share one object as far as scheduling points go;
+* an attribute is its directory and its name as far as scheduling points go, and the
+  removal of several at once is one point on the directory;
 * permission bits are kept for whoever shows the tree, only the check that sysfs
   makes for root too is made here (:func:`kernfs_fop_open`);
 * files can be opened as if for mmap (``resourceN``), but not mapped;
@@ -150,10 +151,17 @@ def kernfs_remove(node: KernfsNode) -> None:
     if not _linked(node):
         return
     nodes = list(_subtree(node))
+    domains: dict[int, tuple[KernfsNode, list[KernfsNode]]] = {}
     for each in nodes:
         each.removed = True
-    for domain in {id(each): each for each in map(_domain, nodes)}.values():
-        _drain(domain, [each for each in nodes if _domain(each) is domain])
+        domain = _domain(each)
+        domains.setdefault(id(domain), (domain, []))[1].append(each)
+    runtime = current().runtime
+    for domain, below in domains.values():
+        # From here on nobody gets a reference, which is not the same as having waited.
+        runtime.note("kernfs_deactivate", domain, field=_only(domain, below))
+    for domain, below in domains.values():
+        _drain(domain, below)
     for each in reversed(nodes):
         _unlink(each)
 
@@ -167,7 +175,7 @@ def kernfs_remove_self(node: KernfsNode) -> bool:
     task = current()
     if WARN_ON(task not in node.active, f"{node} removed by itself, but no handler of it runs here"):
         return False
-    task.runtime.point("kernfs_remove_self", _domain(node))
+    task.runtime.point("kernfs_remove_self", _domain(node), field=node.name)
     # Break active protection first: two callers would wait for each other.
     node.active.remove(task)
     try:
@@ -271,20 +279,27 @@ def _linked(node: KernfsNode) -> bool:
 
 def _get_active(node: KernfsNode) -> Task:
     task = current()
-    task.runtime.point("kernfs_get_active", _domain(node), "r")
+    task.runtime.point("kernfs_get_active", _domain(node), "r", field=node.name)
     if node.removed:
         raise Errno(ENODEV)
     node.active.append(task)
+    task.runtime.note("kernfs_active", _domain(node), "r", field=node.name)
     return task
 
 
 def _put_active(node: KernfsNode, task: Task) -> None:
     node.active.remove(task)
-    task.runtime.note("kernfs_put_active", _domain(node))
+    task.runtime.note("kernfs_put_active", _domain(node), field=node.name)
 
 
 def _drain(domain: KernfsNode, nodes: list[KernfsNode]) -> None:
-    current().runtime.point("kernfs_drain", domain, ready=lambda: not any(node.active for node in nodes))
+    field = _only(domain, nodes)
+    current().runtime.point("kernfs_drain", domain, ready=lambda: not any(node.active for node in nodes), field=field)
+
+
+def _only(domain: KernfsNode, nodes: list[KernfsNode]) -> str:
+    """The name of the one attribute of *domain* that it is about; empty for more."""
+    return nodes[0].name if len(nodes) == 1 and nodes[0] is not domain else ""
 
 
 def _subtree(node: KernfsNode) -> Iterator[KernfsNode]:
@@ -298,8 +313,11 @@ def _add(node: KernfsNode) -> KernfsNode:
     if node.parent.removed:
         raise Errno(ENOENT, f"cannot create {node.path()}")
     if node.name in node.parent.children:
+        current().runtime.note("sysfs_duplicate", node)
         raise Errno(EEXIST, f"cannot create {node.path()}")
     node.parent.children[node.name] = node
+    if node.kind != "dir":  # one like /sys/kernel is made when first needed, and stays
+        current().runtime.note("sysfs_add", node, "r")
     kernfs_root().tell("add", node)
     return node
 
@@ -308,4 +326,6 @@ def _unlink(node: KernfsNode) -> None:
     if _linked(node):
         assert node.parent is not None
         del node.parent.children[node.name]
+        if node.kind != "dir":
+            current().runtime.note("sysfs_remove", node, "r")
         kernfs_root().tell("remove", node)

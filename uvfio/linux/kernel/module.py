@@ -3,17 +3,19 @@
 Modules and exported symbols. Mirrors ``kernel/module/main.c``.
 
 Two rooms that must not import each other meet through :func:`symbol_get`, as VFIO
-and KVM do in Linux: it answers None when the exporting module is not loaded.
+and KVM do in Linux: it answers None when the exporting module is not loaded. Calling
+what a module exported after it was unloaded is a jump into freed text, and a finding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from uvfio.linux.kernel.refcount import Refcount
 from uvfio.runtime.errors import Splat
-from uvfio.runtime.task import per_machine
+from uvfio.runtime.task import per_machine, running
 
 
 class Module:
@@ -48,6 +50,7 @@ def unload_module(module: Module) -> bool:
     if not module.refcnt.dec_if_one():
         return False
     del modules().loaded[module.name]
+    running().runtime.note("unload", module)
     return True
 
 
@@ -61,7 +64,14 @@ def module_put(module: Module | None) -> None:
 
 
 def export_symbol(module: Module, function: Callable[..., Any]) -> None:
-    module.symbols[function.__name__] = function
+    @wraps(function)
+    def in_module(*args: Any) -> Any:
+        running().runtime.point("module_text", module, "r")
+        if modules().loaded.get(module.name) is not module:
+            raise Splat("use-after-free", f"call of {function.__name__}() in {module}, which was unloaded")
+        return function(*args)
+
+    module.symbols[function.__name__] = in_module
 
 
 def symbol_get(name: str) -> Callable[..., Any] | None:

@@ -12,11 +12,14 @@ from types import TracebackType
 
 from uvfio.linux.kernel.bug import might_sleep
 from uvfio.runtime.errors import Splat
-from uvfio.runtime.task import Task, current
+from uvfio.runtime.struct import Embedded
+from uvfio.runtime.task import Task, current, running
 
 
-class _Exclusive:
+class _Exclusive(Embedded):
     """What a mutex and a spinlock have in common: one owner at a time."""
+
+    novalidate = False  # True: lockdep_set_novalidate_class()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,10 +46,10 @@ class _Exclusive:
     def _free(self) -> bool:
         return self.owner is None
 
-    def _acquire(self, task: Task) -> None:
+    def _acquire(self, task: Task, kind: str = "lock") -> None:
         if self.owner is task:
             raise Splat("recursive-locking", f"{task.name} takes {self.name}, which it holds already")
-        task.runtime.point("lock", self, "w", self._free)
+        task.runtime.point(kind, self, "w", self._free)
         self.owner = task
         task.held.append(self)
 
@@ -77,11 +80,16 @@ class Mutex(_Exclusive):
             might_sleep()
         self._acquire(task)
 
+    def lock_nested(self) -> None:
+        """``mutex_lock_nested(SINGLE_DEPTH_NESTING)``: another of its class is held, in a set order."""
+        might_sleep()
+        self._acquire(current(), "lock_nested")
+
     def trylock(self) -> bool:
         return self._try_acquire(current())
 
     def unlock(self) -> None:
-        self._release(current())
+        self._release(running())
 
 
 class Spinlock(_Exclusive):
@@ -99,6 +107,6 @@ class Spinlock(_Exclusive):
         return taken
 
     def unlock(self) -> None:
-        task = current()
+        task = running()
         task.preempt_count -= self.owner is task
         self._release(task)

@@ -52,6 +52,9 @@ class Mm(Protocol):
     def pin(self, addr: int, length: int, writable: bool) -> PinnedPages:
         """``pin_user_pages()``. Errno EFAULT if part of it cannot be had."""
 
+    def follow_pfn(self, addr: int, length: int, writable: bool) -> PinnedPages:
+        """Memory of a device that is mapped there. Errno EFAULT if that is not what it is."""
+
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in pages; None: no limit, or CAP_IPC_LOCK."""
 

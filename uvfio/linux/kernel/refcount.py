@@ -13,12 +13,13 @@ from typing import Any
 
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.runtime.errors import Splat
+from uvfio.runtime.struct import Embedded
 from uvfio.runtime.task import running
 
 REFCOUNT_SATURATED = -(1 << 30)
 
 
-class Atomic:
+class Atomic(Embedded):
     """``atomic_t``."""
 
     def __init__(self, name: str, value: int = 0) -> None:
@@ -59,7 +60,7 @@ class Atomic:
         return was
 
 
-class Refcount:
+class Refcount(Embedded):
     """``refcount_t``: saturates instead of overflowing, and never comes back from 0."""
 
     def __init__(self, name: str, value: int = 1) -> None:
@@ -76,6 +77,10 @@ class Refcount:
     def set(self, value: int) -> None:
         running().runtime.point("refcount_set", self)
         self.value = value
+
+    def leftover(self) -> int:
+        """For checkers: the references that there are."""
+        return self.value
 
     def inc(self) -> None:
         running().runtime.point("refcount_inc", self)

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 
 from uvfio.linux.kernel.bug import might_sleep
 from uvfio.runtime.errors import Splat
+from uvfio.runtime.struct import Embedded
 from uvfio.runtime.task import Task, running
 
 
-class RwSemaphore:
+class RwSemaphore(Embedded):
     """``struct rw_semaphore``. ``with sem.read():`` and ``with sem.write():``."""
 
     def __init__(self, name: str) -> None:

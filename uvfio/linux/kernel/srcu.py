@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from uvfio.linux.kernel.bug import might_sleep
+from uvfio.runtime.struct import Embedded
 from uvfio.runtime.task import current
 
 
-class Srcu:
+class Srcu(Embedded):
     """``struct srcu_struct``. ``with srcu.read():`` is the read side."""
 
     def __init__(self, name: str) -> None:

@@ -10,7 +10,7 @@ from errno import E2BIG
 from typing import TypeVar
 
 from uvfio.runtime.errors import Errno
-from uvfio.runtime.task import current
+from uvfio.runtime.task import running
 from uvfio.uapi.cstruct import CStruct
 
 S = TypeVar("S", bound=CStruct)
@@ -19,12 +19,12 @@ PIECE = 4096
 
 
 def copy_from_user(addr: int, n: int) -> bytes:
-    data: bytes = current().process.mm.read(addr, n)
+    data: bytes = running().process.mm.read(addr, n)
     return data
 
 
 def copy_to_user(addr: int, data: bytes) -> None:
-    current().process.mm.write(addr, data)
+    running().process.mm.write(addr, data)
 
 
 def get_user_u32(addr: int) -> int:
@@ -53,5 +53,5 @@ def strndup_user(addr: int, limit: int) -> bytes:
     The NUL-terminated string at *addr*, without the NUL. Errno EINVAL when it is
     not shorter than *limit* bytes.
     """
-    data: bytes = current().process.mm.read_string(addr, limit)
+    data: bytes = running().process.mm.read_string(addr, limit)
     return data

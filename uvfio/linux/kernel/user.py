@@ -102,6 +102,9 @@ class UserMm:
         at = addr - region.start
         return _Pinned(memoryview(region.data)[at : at + length])
 
+    def follow_pfn(self, addr: int, length: int, writable: bool) -> _Pinned:
+        raise Errno(EFAULT)  # no device memory is mapped here
+
     def memlock_limit(self) -> int | None:
         return self.limit
 

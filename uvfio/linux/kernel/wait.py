@@ -9,12 +9,14 @@ A sleeper goes on only when it is woken: a condition that came true without a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from uvfio.linux.kernel.bug import might_sleep
+from uvfio.runtime.struct import Embedded
 from uvfio.runtime.task import current
 
 
-class WaitQueueHead:
+class WaitQueueHead(Embedded):
     """``wait_queue_head_t``."""
 
     def __init__(self, name: str) -> None:
@@ -41,11 +43,14 @@ class WaitQueueHead:
             seen = self.wakes
             if condition():
                 return True
-            if not runtime.point("wait", self, "r", ready=lambda: self.wakes != seen, timeout=timeout):
+            if not runtime.point("wait", self, "r", ready=partial(self._woken, seen), timeout=timeout):
                 return condition()
 
+    def _woken(self, seen: int) -> bool:
+        return self.wakes != seen
 
-class Completion:
+
+class Completion(Embedded):
     """``struct completion``: counts what was completed and not yet waited for."""
 
     def __init__(self, name: str) -> None:

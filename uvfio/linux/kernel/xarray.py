@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from errno import EBUSY
 from typing import Any
 
+from uvfio.linux.kernel.bug import WARN_ON
 from uvfio.linux.kernel.mutex import Spinlock
 from uvfio.runtime.errors import Errno
-from uvfio.runtime.task import current
+from uvfio.runtime.struct import Embedded
+from uvfio.runtime.task import running
 
 
 class _ZeroEntry:
@@ -27,7 +29,7 @@ class _ZeroEntry:
 XA_ZERO_ENTRY = _ZeroEntry()
 
 
-class Xarray:
+class Xarray(Embedded):
     """``struct xarray``. *first* is the lowest id that :meth:`alloc` gives."""
 
     def __init__(self, name: str, first: int = 0) -> None:
@@ -42,19 +44,23 @@ class Xarray:
     def __repr__(self) -> str:
         return self.name
 
+    def leftover(self) -> frozenset[int]:
+        """For checkers: the ids in use."""
+        return frozenset(self.entries)
+
     def load(self, index: int) -> Any:
-        current().runtime.point("xa_load", self, "r")
+        running().runtime.point("xa_load", self, "r")
         entry = self.entries.get(index)
         return None if entry is XA_ZERO_ENTRY else entry
 
     def store(self, index: int, entry: Any) -> Any:
         """Store *entry* (None erases); answers what was there, as ``xa_load`` would."""
-        current().runtime.point("xa_store", self)
+        running().runtime.point("xa_store", self)
         return self._exchange(index, entry)
 
     def cmpxchg(self, index: int, old: Any, entry: Any) -> Any:
         """Store *entry* if *old* is there; answers what was there."""
-        current().runtime.point("xa_cmpxchg", self)
+        running().runtime.point("xa_cmpxchg", self)
         was = self.entries.get(index)
         if was is old or (was is XA_ZERO_ENTRY and old is None):
             self._exchange(index, entry)
@@ -62,7 +68,7 @@ class Xarray:
 
     def insert(self, index: int, entry: Any) -> None:
         """Errno EBUSY when something (a reserved entry too) is there."""
-        current().runtime.point("xa_insert", self)
+        running().runtime.point("xa_insert", self)
         if index in self.entries:
             raise Errno(EBUSY)
         self._exchange(index, entry)
@@ -72,7 +78,7 @@ class Xarray:
 
     def alloc(self, entry: Any, last: int = 0xFFFFFFFF) -> int:
         """Store *entry* at the lowest free id up to *last*. Errno EBUSY when full."""
-        current().runtime.point("xa_alloc", self)
+        running().runtime.point("xa_alloc", self)
         while self._holes and self._holes[0] in self.entries:
             heapq.heappop(self._holes)
         if self._holes:
@@ -87,16 +93,22 @@ class Xarray:
         return index
 
     def erase(self, index: int) -> Any:
-        current().runtime.point("xa_erase", self)
+        running().runtime.point("xa_erase", self)
         return self._exchange(index, None)
 
+    def destroy(self) -> None:
+        """Forget all entries, reserved ones too."""
+        running().runtime.point("xa_destroy", self)
+        self.entries.clear()
+        self.marks.clear()
+
     def empty(self) -> bool:
-        current().runtime.point("xa_empty", self, "r")
+        running().runtime.point("xa_empty", self, "r")
         return not self.entries
 
     def items(self) -> Iterator[tuple[int, Any]]:
         """Like ``xa_for_each``: ascending, reserved entries skipped, changes allowed."""
-        current().runtime.point("xa_for_each", self, "r")
+        running().runtime.point("xa_for_each", self, "r")
         for index in sorted(self.entries):
             entry = self.entries.get(index)
             if entry is not None and entry is not XA_ZERO_ENTRY:
@@ -141,7 +153,9 @@ class Ida:
         return self.ids.alloc(XA_ZERO_ENTRY, last)
 
     def free(self, index: int) -> None:
-        self.ids.erase(index)
+        running().runtime.point("xa_erase", self.ids)
+        if not WARN_ON(index not in self.ids.entries, f"ida_free called for id={index} which is not allocated"):
+            self.ids._exchange(index, None)
 
     def empty(self) -> bool:
         return self.ids.empty()

@@ -3,7 +3,7 @@
 ``/dev/vfio/vfio``: containers. Mirrors ``drivers/vfio/container.c``.
 
 Differences from Linux: no no-IOMMU containers; IOMMU drivers are never unloaded, so no
-module reference is taken; device drivers cannot pin through a container (that is mdev's).
+module reference is taken.
 
 As in Linux, a call of the IOMMU driver runs without ``group_lock``: one that has just
 looked its driver up can find it freed, if the last group leaves the container meanwhile.
@@ -11,19 +11,20 @@ looked its driver up can find it freed, if the last group leaves the container m
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV
+from errno import E2BIG, EINVAL, ENODEV
 from typing import Any
 
 from uvfio.linux.iommu import iommu
 from uvfio.linux.kernel.bug import BUG, WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.chrdev import misc_register
 from uvfio.linux.kernel.fs import File, FileOperations, fput, get_file
-from uvfio.linux.vfio.private import VfioContainer, VfioGroup, VfioIommuDriverOps, vfio
+from uvfio.linux.vfio.private import VFIO_IOMMU, VfioContainer, VfioDevice, VfioGroup, VfioIommuDriverOps, vfio
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
 from uvfio.uapi.vfio import VFIO_API_VERSION, VFIO_CHECK_EXTENSION, VFIO_GET_API_VERSION, VFIO_SET_IOMMU
 
 VFIO_MINOR = 196
+VFIO_PIN_PAGES_MAX_ENTRIES = 512
 
 
 class VfioContainerFops(FileOperations):
@@ -115,7 +116,7 @@ def vfio_container_attach_all(container: VfioContainer, driver: VfioIommuDriverO
     attached: list[VfioGroup] = []
     try:
         for group in container.group_list:
-            driver.attach_group(data, group.iommu_group)
+            driver.attach_group(data, group.iommu_group, group.type)
             attached.append(group)
     except Errno:
         for group in reversed(attached):
@@ -126,13 +127,15 @@ def vfio_container_attach_all(container: VfioContainer, driver: VfioIommuDriverO
 def vfio_container_attach_group(container: VfioContainer, group: VfioGroup) -> None:
     lockdep_assert_held(group.group_lock)
     with container.group_lock.write():
-        iommu.iommu_group_claim_dma_owner(group.iommu_group, group)
+        if group.type == VFIO_IOMMU:
+            iommu.iommu_group_claim_dma_owner(group.iommu_group, group)
         driver = container.iommu_driver
         if driver is not None:
             try:
-                driver.attach_group(container.iommu_data, group.iommu_group)
+                driver.attach_group(container.iommu_data, group.iommu_group, group.type)
             except Errno:
-                iommu.iommu_group_release_dma_owner(group.iommu_group)
+                if group.type == VFIO_IOMMU:
+                    iommu.iommu_group_release_dma_owner(group.iommu_group)
                 raise
         group.container = container
         group.container_users = 1
@@ -149,7 +152,8 @@ def vfio_group_detach_container(group: VfioGroup) -> None:
         driver = container.iommu_driver
         if driver is not None:
             driver.detach_group(container.iommu_data, group.iommu_group)
-        iommu.iommu_group_release_dma_owner(group.iommu_group)
+        if group.type == VFIO_IOMMU:
+            iommu.iommu_group_release_dma_owner(group.iommu_group)
         group.container = None
         group.container_users = 0
         container.group_list.remove(group)
@@ -179,6 +183,44 @@ def vfio_group_unuse_container(group: VfioGroup) -> None:
     assert group.opened_file is not None
     group.container_users -= 1
     fput(group.opened_file)
+
+
+def vfio_device_container_register(device: VfioDevice) -> None:
+    driver, data = _of_device(device)
+    if device.ops.pins_pages:
+        driver.register_device(data, device)
+
+
+def vfio_device_container_unregister(device: VfioDevice) -> None:
+    driver, data = _of_device(device)
+    if device.ops.pins_pages:
+        driver.unregister_device(data, device)
+
+
+def vfio_device_container_pin_pages(device: VfioDevice, iova: int, npage: int, prot: int) -> list[Any]:
+    """The memory at *iova*, page by page, pinned. Errno E2BIG, EINVAL, EPERM, EFAULT."""
+    if npage > VFIO_PIN_PAGES_MAX_ENTRIES:
+        raise Errno(E2BIG)
+    driver, data = _of_device(device)
+    return driver.pin_pages(data, iova, npage, prot)
+
+
+def vfio_device_container_unpin_pages(device: VfioDevice, iova: int, npage: int) -> None:
+    driver, data = _of_device(device)
+    driver.unpin_pages(data, iova, npage)
+
+
+def vfio_device_container_dma_rw(device: VfioDevice, iova: int, length: int, write: bytes | None) -> bytes:
+    driver, data = _of_device(device)
+    return driver.dma_rw(data, iova, length, write)
+
+
+def _of_device(device: VfioDevice) -> tuple[VfioIommuDriverOps, Any]:
+    """An open device keeps its container, and what serves that."""
+    container = device.group.container
+    assert container is not None
+    assert container.iommu_driver is not None
+    return container.iommu_driver, container.iommu_data
 
 
 def vfio_container_init() -> None:

@@ -3,12 +3,13 @@
 ``/dev/vfio/devices/vfioN``. Mirrors ``drivers/vfio/device_cdev.c``.
 
 A file of the cdev can do nothing until it is bound to an iommufd; only one is, of all
-that are open. Difference from Linux: no association with KVM.
+that are open. As in Linux 7.3, a second bind (of another file of the device, which fails)
+takes the VM from the device that is bound and running: see ``bugs/patches/D7.patch``.
 """
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV
+from errno import EINVAL, ENODEV, EOPNOTSUPP
 
 from uvfio.linux.iommufd import main as iommufd_main
 from uvfio.linux.kernel.chrdev import Cdev, cdev_device_add, cdev_device_del
@@ -73,6 +74,7 @@ def vfio_df_ioctl_bind_iommufd(df: VfioDeviceFile, arg: int) -> int:
             vfio_df_check_token(device, bind)
             df.iommufd = iommufd_main.iommufd_ctx_from_fd(bind.iommufd)
             try:
+                vfio_df_get_kvm_safe(df)
                 main.vfio_df_open(df)
                 try:
                     put_user_u32(arg + vfio_device_bind_iommufd.offsetof("out_devid"), df.devid)
@@ -80,6 +82,7 @@ def vfio_df_ioctl_bind_iommufd(df: VfioDeviceFile, arg: int) -> int:
                     main.vfio_df_close(df)
                     raise
             except Errno:
+                main.vfio_device_put_kvm(device)
                 iommufd_main.iommufd_ctx_put(df.iommufd)
                 df.iommufd = None
                 raise
@@ -89,6 +92,11 @@ def vfio_df_ioctl_bind_iommufd(df: VfioDeviceFile, arg: int) -> int:
         group.vfio_device_unblock_group(device)
         raise
     return 0
+
+
+def vfio_df_get_kvm_safe(df: VfioDeviceFile) -> None:
+    with df.kvm_ref_lock:
+        main.vfio_device_get_kvm_safe(df.device, df.kvm)
 
 
 def vfio_df_check_token(device: VfioDevice, bind: vfio_device_bind_iommufd) -> None:
@@ -105,6 +113,7 @@ def vfio_df_unbind_iommufd(df: VfioDeviceFile) -> None:
         return
     with device.dev_set.lock:
         main.vfio_df_close(df)
+        main.vfio_device_put_kvm(device)
         iommufd_main.iommufd_ctx_put(df.iommufd)
         device.cdev_opened = False
     group.vfio_device_unblock_group(device)
@@ -116,6 +125,8 @@ def vfio_df_ioctl_attach_pt(df: VfioDeviceFile, arg: int) -> int:
     if attach.argsz < ATTACH_MIN_SIZE or attach.flags & ~VFIO_DEVICE_ATTACH_PASID:
         raise Errno(EINVAL)
     if attach.flags & VFIO_DEVICE_ATTACH_PASID:
+        if not device.ops.has_pasids:
+            raise Errno(EOPNOTSUPP)
         if attach.argsz < vfio_device_attach_iommufd_pt.size_of:
             raise Errno(EINVAL)
         attach.pasid = get_user_u32(arg + ATTACH_MIN_SIZE)
@@ -138,6 +149,8 @@ def vfio_df_ioctl_detach_pt(df: VfioDeviceFile, arg: int) -> int:
     if detach.argsz < DETACH_MIN_SIZE or detach.flags & ~VFIO_DEVICE_DETACH_PASID:
         raise Errno(EINVAL)
     if detach.flags & VFIO_DEVICE_DETACH_PASID:
+        if not device.ops.has_pasids:
+            raise Errno(EOPNOTSUPP)
         if detach.argsz < vfio_device_detach_iommufd_pt.size_of:
             raise Errno(EINVAL)
         pasid = get_user_u32(arg + DETACH_MIN_SIZE)

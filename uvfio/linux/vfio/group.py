@@ -5,7 +5,7 @@
 The group file does not keep a device from going away: when the last one is unregistered
 the group lets go of its iommu_group, and the file, still open, answers ENODEV ever after.
 
-Differences from Linux: no no-IOMMU and no emulated groups; no association with KVM.
+Difference from Linux: no no-IOMMU groups.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from uvfio.linux.base.core import Device, put_device
 from uvfio.linux.iommu import iommu
+from uvfio.linux.iommu.private import IOMMU_CAP_ENFORCE_CACHE_COHERENCY
 from uvfio.linux.iommufd import main as iommufd_main
 from uvfio.linux.iommufd import vfio_compat
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
@@ -33,7 +34,14 @@ from uvfio.linux.kernel.fs import (
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user, get_user_u32, strndup_user
 from uvfio.linux.vfio import container as vfio_container
 from uvfio.linux.vfio import main
-from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioGroup, vfio
+from uvfio.linux.vfio.private import (
+    VFIO_EMULATED_IOMMU,
+    VFIO_IOMMU,
+    VfioDevice,
+    VfioDeviceFile,
+    VfioGroup,
+    vfio,
+)
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
 from uvfio.uapi.vfio import (
@@ -210,6 +218,9 @@ def vfio_df_group_open(df: VfioDeviceFile) -> None:
         if not vfio_group_has_iommu(group):
             raise Errno(EINVAL)
         with device.dev_set.lock:
+            # The VM that the group belongs to now is the device's until its last close.
+            if device.open_count == 0:
+                vfio_device_group_get_kvm_safe(device)
             df.iommufd = group.iommufd
             try:
                 main.vfio_df_open(df)
@@ -221,7 +232,17 @@ def vfio_df_group_open(df: VfioDeviceFile) -> None:
                         raise
             except Errno:
                 df.iommufd = None
+                if device.open_count == 0:
+                    main.vfio_device_put_kvm(device)
                 raise
+
+
+def vfio_device_group_get_kvm_safe(device: VfioDevice) -> None:
+    group = device.group
+    # group.kvm is no reference: within the lock it cannot be cleared, and what it points
+    # to is not freed before that.
+    with group.kvm_ref_lock:
+        main.vfio_device_get_kvm_safe(device, group.kvm)
 
 
 def vfio_iommufd_compat_attach_ioas(device: VfioDevice, ictx: Any) -> None:
@@ -236,6 +257,8 @@ def vfio_df_group_close(df: VfioDeviceFile) -> None:
     with group.group_lock, device.dev_set.lock:
         main.vfio_df_close(df)
         df.iommufd = None
+        if device.open_count == 0:
+            main.vfio_device_put_kvm(device)
 
 
 def vfio_device_block_group(device: VfioDevice) -> None:
@@ -253,8 +276,11 @@ def vfio_device_unblock_group(device: VfioDevice) -> None:
         group.cdev_device_open_cnt -= 1
 
 
-def vfio_device_set_group(device: VfioDevice) -> None:
-    """Find or make the group of *device*. Errno EINVAL when it has no IOMMU."""
+def vfio_device_set_group(device: VfioDevice, type: str) -> None:
+    """Find or make the group of *device*. Errno EINVAL when it has no IOMMU, and that is not emulated."""
+    if type == VFIO_EMULATED_IOMMU:
+        device.group = vfio_noiommu_group_alloc(device.dev, type)
+        return
     iommu_group = iommu.iommu_group_get(device.dev)
     if iommu_group is None:
         raise Errno(EINVAL)
@@ -265,10 +291,26 @@ def vfio_device_set_group(device: VfioDevice) -> None:
                 WARN_ON(vfio_group_has_device(group, device), "a device is registered twice")
                 group.drivers.inc()
             else:
-                group = vfio_create_group(iommu_group)
+                group = vfio_create_group(iommu_group, VFIO_IOMMU)
     finally:
         iommu.iommu_group_put(iommu_group)
     device.group = group
+
+
+def vfio_noiommu_group_alloc(dev: Device, type: str) -> VfioGroup:
+    """A group for a device that no IOMMU translates for."""
+    iommu_group = iommu.iommu_group_alloc()
+    try:
+        iommu.iommu_group_set_name(iommu_group, "vfio-noiommu")
+        iommu.iommu_group_add_device(iommu_group, dev)
+        try:
+            with vfio().group_lock:
+                return vfio_create_group(iommu_group, type)
+        except Errno:
+            iommu.iommu_group_remove_device(dev)
+            raise
+    finally:
+        iommu.iommu_group_put(iommu_group)
 
 
 def vfio_group_find_from_iommu(iommu_group: Any) -> VfioGroup | None:
@@ -282,11 +324,11 @@ def vfio_group_has_device(group: VfioGroup, device: VfioDevice) -> bool:
         return any(other.dev is device.dev for other in group.device_list)
 
 
-def vfio_create_group(iommu_group: Any) -> VfioGroup:
+def vfio_create_group(iommu_group: Any, type: str) -> VfioGroup:
     lockdep_assert_held(vfio().group_lock)
     statics = vfio()
     iommu.iommu_group_ref_get(iommu_group)
-    group = kzalloc(VfioGroup, iommu_group, statics.group_ida.alloc())
+    group = kzalloc(VfioGroup, iommu_group, statics.group_ida.alloc(), type)
     dev = group.dev = kzalloc(Device, str(iommu.iommu_group_id(iommu_group)))
     dev.class_ = statics.group_class
     dev.devt = (statics.group_major, group.minor)
@@ -317,6 +359,8 @@ def vfio_device_remove_group(device: VfioDevice) -> None:
     """Drop the group of an unregistered device; the last one cuts it off its iommu_group."""
     group = device.group
     statics = vfio()
+    if group.type == VFIO_EMULATED_IOMMU:
+        iommu.iommu_group_remove_device(device.dev)
     if not group.drivers.dec_and_mutex_lock(statics.group_lock):
         return
     try:
@@ -361,7 +405,33 @@ def vfio_device_group_unuse_iommu(device: VfioDevice) -> None:
 
 
 def vfio_group_from_file(file: File) -> VfioGroup | None:
-    if file.f_op is not VFIO_GROUP_FOPS:
+    if not isinstance(file.f_op, VfioGroupFops):
         return None
     group: VfioGroup = file.private_data
     return group
+
+
+def vfio_group_set_kvm(group: VfioGroup, kvm: Any) -> None:
+    # Not group_lock: kvm-vfio comes here with kvm->lock held, which drivers take
+    # under group_lock as they are opened.
+    with group.kvm_ref_lock:
+        group.kvm = kvm
+
+
+def vfio_group_enforced_coherent(group: VfioGroup) -> bool:
+    """Can the IOMMU make every access of every device of *group* coherent?"""
+    with group.device_lock:
+        return all(
+            iommu.device_iommu_capable(device.dev, IOMMU_CAP_ENFORCE_CACHE_COHERENCY) for device in group.device_list
+        )
+
+
+def vfio_file_iommu_group(file: File) -> Any:
+    """The iommu_group of a group file, referenced; None for another file, or once it is cut off."""
+    group = vfio_group_from_file(file)
+    if group is None:
+        return None
+    with group.group_lock:
+        if group.iommu_group is not None:
+            iommu.iommu_group_ref_get(group.iommu_group)
+        return group.iommu_group

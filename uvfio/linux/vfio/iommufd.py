@@ -3,8 +3,9 @@
 VFIO devices on an iommufd. Mirrors ``drivers/vfio/iommufd.c``.
 
 The functions ``vfio_iommufd_physical_*`` are what a driver of a device that does its own
-DMA puts into its operations. Difference from Linux: emulated devices and PASIDs are left
-out; an attach with a PASID is refused as by a device whose page tables lack the flag.
+DMA puts into its operations, ``vfio_iommufd_emulated_*`` those for a driver that does it
+in its place. Difference from Linux: PASIDs are left out; an attach with a PASID is refused
+as by a device whose page tables lack the flag.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from errno import EINVAL
 from typing import Any
 
+from uvfio.linux.iommufd import access as iommufd_access
 from uvfio.linux.iommufd import device as iommufd_device
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioDeviceOps
@@ -30,6 +32,8 @@ def vfio_df_iommufd_unbind(df: VfioDeviceFile) -> None:
 
 class VfioIommufdPhysicalOps(VfioDeviceOps):
     """The iommufd operations of a device that does its own DMA."""
+
+    has_pasids = True
 
     def bind_iommufd(self, device: VfioDevice, ictx: Any) -> int:
         idev = iommufd_device.iommufd_device_bind(ictx, device.dev)
@@ -66,3 +70,39 @@ class VfioIommufdPhysicalOps(VfioDeviceOps):
 
     def pasid_detach_ioas(self, device: VfioDevice, pasid: int) -> None:
         """Nothing can be attached to a PASID yet."""
+
+
+class VfioIommufdEmulatedOps(VfioDeviceOps):
+    """The iommufd operations of a device whose driver does its DMA."""
+
+    def bind_iommufd(self, device: VfioDevice, ictx: Any) -> int:
+        lockdep_assert_held(device.dev_set.lock)
+        needs_pin_pages = device.ops.pins_pages
+        user = iommufd_access.iommufd_access_create(
+            ictx, lambda iova, length: device.ops.dma_unmap(device, iova, length), needs_pin_pages
+        )
+        device.iommufd_access = user
+        return user.id
+
+    def unbind_iommufd(self, device: VfioDevice) -> None:
+        lockdep_assert_held(device.dev_set.lock)
+        if device.iommufd_access is not None:
+            iommufd_access.iommufd_access_destroy(device.iommufd_access)
+            device.iommufd_attached = False
+            device.iommufd_access = None
+
+    def attach_ioas(self, device: VfioDevice, pt_id: int) -> int:
+        lockdep_assert_held(device.dev_set.lock)
+        if device.iommufd_attached:
+            iommufd_access.iommufd_access_replace(device.iommufd_access, pt_id)
+        else:
+            iommufd_access.iommufd_access_attach(device.iommufd_access, pt_id)
+        device.iommufd_attached = True
+        return pt_id
+
+    def detach_ioas(self, device: VfioDevice) -> None:
+        lockdep_assert_held(device.dev_set.lock)
+        if device.iommufd_access is None or not device.iommufd_attached:
+            return
+        iommufd_access.iommufd_access_detach(device.iommufd_access)
+        device.iommufd_attached = False

@@ -3,10 +3,9 @@
 Registration of VFIO devices and their files. Mirrors ``drivers/vfio/vfio_main.c``.
 
 Unregistering waits for every open device file, and asks the user again for each ten
-seconds that go by. The features that need a migration driver answer as a device without.
+seconds that go by. Migration and DMA logging are in ``migration.py``.
 
-Differences from Linux: no runtime power management; no migration, DMA logging or
-pinning of pages for a driver (they come with mdev); the wait cannot be interrupted.
+Differences from Linux: no runtime power management; the wait cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -15,14 +14,34 @@ from errno import EINVAL, ENODEV
 from typing import Any
 
 from uvfio.linux.base.core import Device, class_create, put_device
+from uvfio.linux.iommu import iommu
+from uvfio.linux.iommu.private import IOMMU_CAP_ENFORCE_CACHE_COHERENCY
+from uvfio.linux.iommufd import access
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.chrdev import alloc_chrdev_region
 from uvfio.linux.kernel.fs import File, FileOperations, Vma
-from uvfio.linux.kernel.module import Module, load_module, module_put, try_module_get
+from uvfio.linux.kernel.module import (
+    Module,
+    export_symbol,
+    load_module,
+    module_put,
+    symbol_get,
+    symbol_put,
+    try_module_get,
+)
+from uvfio.linux.kernel.printk import printk
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
-from uvfio.linux.vfio import container, device_cdev, group, iommufd, parameters, type1
+from uvfio.linux.vfio import container, device_cdev, group, iommufd, migration, parameters, type1
 from uvfio.linux.vfio.pci import driver as pci_driver
-from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioDeviceOps, VfioDeviceSet, vfio
+from uvfio.linux.vfio.private import (
+    VFIO_EMULATED_IOMMU,
+    VFIO_IOMMU,
+    VfioDevice,
+    VfioDeviceFile,
+    VfioDeviceOps,
+    VfioDeviceSet,
+    vfio,
+)
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
 from uvfio.uapi.vfio import (
@@ -36,12 +55,12 @@ from uvfio.uapi.vfio import (
     VFIO_DEVICE_FEATURE_SET,
     VFIO_DEVICE_GET_REGION_INFO,
     VFIO_REGION_INFO_FLAG_CAPS,
-    VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
     vfio_device_feature,
     vfio_info_cap_header,
     vfio_region_info,
 )
 
+PAGE_SIZE = 4096
 REQUEST_PERIOD = 10.0  # seconds between two requests to let go of a device
 
 
@@ -155,7 +174,16 @@ def vfio_put_device(device: VfioDevice) -> None:
 
 def vfio_register_group_dev(device: VfioDevice) -> None:
     """Offer *device* to user space. Errno EINVAL without an IOMMU group."""
-    group.vfio_device_set_group(device)
+    __vfio_register_dev(device, VFIO_IOMMU)
+
+
+def vfio_register_emulated_iommu_dev(device: VfioDevice) -> None:
+    """The same for a device that does no DMA itself: its driver does, with :func:`vfio_dma_rw`."""
+    __vfio_register_dev(device, VFIO_EMULATED_IOMMU)
+
+
+def __vfio_register_dev(device: VfioDevice, type: str) -> None:
+    group.vfio_device_set_group(device, type)
     try:
         device_cdev.vfio_device_add(device)
     except Errno:
@@ -184,6 +212,8 @@ def vfio_unregister_group_dev(device: VfioDevice) -> None:
     while not device.comp.wait_for_completion_timeout(REQUEST_PERIOD if asked else 0):
         device.ops.request(device, asked)
         asked += 1
+        if asked == 2:  # the first answer was due at once; from now on somebody keeps us waiting
+            printk(f"{device.dev.name}: Device is currently in use, blocked until device is released")
     group.vfio_device_remove_group(device)
 
 
@@ -217,6 +247,8 @@ def vfio_df_device_first_open(df: VfioDeviceFile) -> None:
         except Errno:
             vfio_df_release_iommu(df)
             raise
+        if df.iommufd is None:
+            container.vfio_device_container_register(device)
     except Errno:
         module_put(module)
         raise
@@ -242,9 +274,116 @@ def vfio_df_close(df: VfioDeviceFile) -> None:
     WARN_ON(device.open_count == 0, "a device is closed that is not open")
     if device.open_count == 1:
         device.ops.close_device(device)
+        if df.iommufd is None:
+            container.vfio_device_container_unregister(device)
         vfio_df_release_iommu(df)
         module_put(vfio_device_module(device))
     device.open_count -= 1
+
+
+def vfio_device_get_kvm_safe(device: VfioDevice, kvm: Any) -> None:
+    """Make *kvm* the device's, with a reference; the device stays without if that VM is dying."""
+    lockdep_assert_held(device.dev_set.lock)
+    if kvm is None:
+        return
+    # Kept until the put: it is what holds KVM's text in place for it.
+    put_kvm = symbol_get("kvm_put_kvm")
+    if put_kvm is None:
+        return
+    get_kvm_safe = symbol_get("kvm_get_kvm_safe")
+    if get_kvm_safe is None:
+        symbol_put("kvm_put_kvm")
+        return
+    alive = get_kvm_safe(kvm)
+    symbol_put("kvm_get_kvm_safe")
+    if not alive:
+        symbol_put("kvm_put_kvm")
+        return
+    device.put_kvm = put_kvm
+    device.kvm = kvm
+
+
+def vfio_device_put_kvm(device: VfioDevice) -> None:
+    # If this is the last reference, the VM is destroyed here and now; that does not come
+    # back for our locks, because a VM whose kvm-vfio is still open has another one.
+    lockdep_assert_held(device.dev_set.lock)
+    if device.kvm is None:
+        return
+    put_kvm = device.put_kvm
+    if not WARN_ON(put_kvm is None, "a device has a VM and cannot put it"):
+        assert put_kvm is not None
+        put_kvm(device.kvm)
+        device.put_kvm = None
+        symbol_put("kvm_put_kvm")
+    device.kvm = None
+
+
+def vfio_device_from_file(file: File) -> VfioDevice | None:
+    if not isinstance(file.f_op, VfioDeviceFops):
+        return None
+    df: VfioDeviceFile = file.private_data
+    return df.device
+
+
+def vfio_file_is_valid(file: File) -> bool:
+    """Is *file* a group's or a device's?"""
+    return group.vfio_group_from_file(file) is not None or vfio_device_from_file(file) is not None
+
+
+def vfio_file_enforced_coherent(file: File) -> bool:
+    vfio_group = group.vfio_group_from_file(file)
+    if vfio_group is not None:
+        return group.vfio_group_enforced_coherent(vfio_group)
+    device = vfio_device_from_file(file)
+    return device is None or iommu.device_iommu_capable(device.dev, IOMMU_CAP_ENFORCE_CACHE_COHERENCY)
+
+
+def vfio_file_set_kvm(file: File, kvm: Any) -> None:
+    """Associate a group or device file with a VM (None: no more); the next first open sees it."""
+    vfio_group = group.vfio_group_from_file(file)
+    if vfio_group is not None:
+        group.vfio_group_set_kvm(vfio_group, kvm)
+    elif vfio_device_from_file(file) is not None:
+        vfio_device_file_set_kvm(file, kvm)
+
+
+def vfio_device_file_set_kvm(file: File, kvm: Any) -> None:
+    df: VfioDeviceFile = file.private_data
+    with df.kvm_ref_lock:
+        df.kvm = kvm
+
+
+def vfio_pin_pages(device: VfioDevice, iova: int, npage: int, prot: int) -> list[Any]:
+    """
+    The user memory that *device* sees at *iova*, one PinnedPages for each page, until
+    :func:`vfio_unpin_pages`, or until the driver is told that it goes. The device must
+    be open, and its driver have a ``dma_unmap``.
+    """
+    if not npage or not device.ops.pins_pages:
+        raise Errno(EINVAL)
+    if device.group.container is not None:
+        return container.vfio_device_container_pin_pages(device, iova, npage, prot)
+    if device.iommufd_access is None:
+        raise Errno(EINVAL)
+    return access.iommufd_access_pin_pages(device.iommufd_access, iova, npage * PAGE_SIZE, prot)
+
+
+def vfio_unpin_pages(device: VfioDevice, iova: int, npage: int) -> None:
+    if device.group.container is not None:
+        container.vfio_device_container_unpin_pages(device, iova, npage)
+    elif device.iommufd_access is not None:
+        access.iommufd_access_unpin_pages(device.iommufd_access, iova, npage * PAGE_SIZE)
+
+
+def vfio_dma_rw(device: VfioDevice, iova: int, length: int, write: bytes | None = None) -> bytes:
+    """Read *length* bytes at *iova* as *device* sees them, or store *write* there."""
+    if not length:
+        raise Errno(EINVAL)
+    if device.group.container is not None:
+        return container.vfio_device_container_dma_rw(device, iova, length, write)
+    if device.iommufd_access is None:
+        raise Errno(EINVAL)
+    return access.iommufd_access_rw(device.iommufd_access, iova, length, write)
 
 
 def vfio_get_region_info(device: VfioDevice, arg: int) -> int:
@@ -291,8 +430,9 @@ def vfio_ioctl_device_feature(device: VfioDevice, arg: int) -> int:
     # Both at once can only be asked about.
     if not flags & VFIO_DEVICE_FEATURE_PROBE and flags & operations == operations:
         raise Errno(EINVAL)
-    if flags & VFIO_DEVICE_FEATURE_MASK == VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
-        raise Errno(EINVAL, "the device has no PRE_COPY state")
+    handler = migration.vfio_feature(flags & VFIO_DEVICE_FEATURE_MASK)
+    if handler is not None:
+        return handler(device, flags, arg + vfio_device_feature.size_of, feature.argsz)
     return device.ops.device_feature(device, flags, arg + vfio_device_feature.size_of, feature.argsz)
 
 
@@ -318,6 +458,9 @@ def vfio_init() -> None:
     statics.group_major = alloc_chrdev_region("vfio")
     statics.device_class = class_create("vfio-dev", lambda dev: (f"vfio/devices/{dev.name}", 0))
     statics.group_class = class_create("vfio", lambda dev: (f"vfio/{dev.name}", 0))
+    module = load_module("vfio")
+    for function in (vfio_file_set_kvm, vfio_file_is_valid, vfio_file_enforced_coherent, group.vfio_file_iommu_group):
+        export_symbol(module, function)
     container.vfio_container_init()
     type1.vfio_iommu_type1_init()
     pci_driver.vfio_pci_init()

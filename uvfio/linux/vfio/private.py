@@ -4,21 +4,23 @@ The structs and statics of VFIO. Mirrors ``drivers/vfio/vfio.h`` and ``include/l
 
 Lock order: ``vfio.group_lock``, ``group.group_lock``, ``container.group_lock``, type1's
 ``iommu.lock``, ``iommu_group.mutex``; and ``group.group_lock``, ``dev_set.lock``;
-``group.device_lock`` is a leaf.
+``group.device_lock`` and both ``kvm_ref_lock`` are leaves. ``kvm->lock`` comes before
+``kvm_ref_lock`` and, in drivers, after ``dev_set.lock``: it must not be held when a group's
+or a device set's lock is taken.
 
-Differences from Linux: no-IOMMU groups and emulated ones (mdev) are not modelled yet, so
-every group has the type VFIO_IOMMU; nothing associates a group with a KVM yet.
+Difference from Linux: no no-IOMMU groups.
 """
 
 from __future__ import annotations
 
-from errno import EINVAL, ENOTTY, EOPNOTSUPP
-from typing import Any
+from collections.abc import Callable
+from errno import EINVAL, ENOTTY
+from typing import Any, cast
 
 from uvfio.linux.base.core import Device
 from uvfio.linux.kernel.chrdev import Cdev
 from uvfio.linux.kernel.fs import File, Vma
-from uvfio.linux.kernel.mutex import Mutex
+from uvfio.linux.kernel.mutex import Mutex, Spinlock
 from uvfio.linux.kernel.refcount import Kref, Refcount
 from uvfio.linux.kernel.rwsem import RwSemaphore
 from uvfio.linux.kernel.wait import Completion
@@ -26,6 +28,10 @@ from uvfio.linux.kernel.xarray import Ida
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
 from uvfio.runtime.task import per_machine
+
+# enum vfio_group_type
+VFIO_IOMMU = "iommu"
+VFIO_EMULATED_IOMMU = "emulated"  # made for one device whose DMA its driver does for it
 
 
 class Vfio:
@@ -48,12 +54,13 @@ class Vfio:
 vfio = per_machine(Vfio)
 
 
-@kstruct("container", "container_users", "iommu_group", "iommufd", "opened_file", "cdev_device_open_cnt")
+@kstruct("container", "container_users", "iommu_group", "iommufd", "opened_file", "cdev_device_open_cnt", "kvm")
 class VfioGroup:
     """``struct vfio_group``: what ``/dev/vfio/N`` is about; outlives its iommu_group."""
 
-    def __init__(self, iommu_group: Any, minor: int) -> None:
+    def __init__(self, iommu_group: Any, minor: int, type: str) -> None:
         self.minor = minor
+        self.type = type
         self.dev: Device
         self.cdev: Cdev
         self.drivers = Refcount("vfio_group.drivers")  # registered devices; stable at 0 under group_lock
@@ -67,6 +74,8 @@ class VfioGroup:
         self.cdev_device_open_cnt = 0
         self.device_lock = Mutex("vfio_group.device_lock")
         self.device_list: list[VfioDevice] = []  # device_lock
+        self.kvm_ref_lock = Spinlock("vfio_group.kvm_ref_lock")
+        self.kvm: Any = None  # kvm_ref_lock; no reference: kvm-vfio clears it in time
 
 
 @kstruct("iommu_driver", "iommu_data")
@@ -91,7 +100,7 @@ class VfioDeviceSet:
         self.device_count = 0  # vfio.device_set_lock
 
 
-@kstruct("open_count", "iommufd_device", "iommufd_attached", "cdev_opened")
+@kstruct("open_count", "iommufd_device", "iommufd_access", "iommufd_attached", "cdev_opened", "kvm")
 class VfioDevice:
     """``struct vfio_device``. A driver keeps its own state beside it in ``drvdata``."""
 
@@ -102,18 +111,25 @@ class VfioDevice:
         self.drvdata: Any = None
         self.device: Device  # vfioN in the class vfio-dev
         self.cdev: Cdev
-        self.group: VfioGroup
+        self.group: VfioGroup = cast(VfioGroup, None)  # until it is registered
         self.dev_set: VfioDeviceSet
+        self.migration_flags = 0  # VFIO_MIGRATION_...
+        self.mig_ops: Any = None  # a migration.VfioMigrationOps, if it has these flags
+        self.log_ops: Any = None  # a migration.VfioLogOps, if its DMA can be logged
+        self.precopy_info_v2 = False
         self.refcount = Refcount("vfio_device.refcount")  # the registration
         self.comp = Completion("vfio_device.comp")
         # All of these under dev_set.lock.
         self.open_count = 0
         self.iommufd_device: Any = None
+        self.iommufd_access: Any = None  # instead of it, if the driver does the DMA
         self.iommufd_attached = False
         self.cdev_opened = False
+        self.kvm: Any = None  # with a reference, from the first open to the last close
+        self.put_kvm: Callable[[Any], None] | None = None  # kvm_put_kvm, its module pinned
 
 
-@kstruct("access_granted", "iommufd")
+@kstruct("access_granted", "iommufd", "kvm")
 class VfioDeviceFile:
     """``struct vfio_device_file``: one open device file."""
 
@@ -123,12 +139,16 @@ class VfioDeviceFile:
         self.access_granted = False
         self.devid = 0
         self.iommufd: Any = None  # dev_set.lock
+        self.kvm_ref_lock = Spinlock("vfio_device_file.kvm_ref_lock")
+        self.kvm: Any = None  # kvm_ref_lock; no reference
 
 
 class VfioDeviceOps:
     """``struct vfio_device_ops``; what a driver does not define answers as if it were NULL."""
 
     name = "vfio"
+    pins_pages = False  # it has a dma_unmap
+    has_pasids = False  # it has pasid_attach_ioas and pasid_detach_ioas
 
     def release(self, device: VfioDevice) -> None:
         """The last reference to *device* is gone."""
@@ -155,10 +175,10 @@ class VfioDeviceOps:
         """Undo :meth:`attach_ioas`; harmless when nothing is attached."""
 
     def pasid_attach_ioas(self, device: VfioDevice, pasid: int, pt_id: int) -> int:
-        raise Errno(EOPNOTSUPP)
+        raise NotImplementedError
 
     def pasid_detach_ioas(self, device: VfioDevice, pasid: int) -> None:
-        raise Errno(EOPNOTSUPP)
+        raise NotImplementedError
 
     def open_device(self, device: VfioDevice) -> None:
         """The first file is opened."""
@@ -181,6 +201,9 @@ class VfioDeviceOps:
     def get_region_info_caps(self, device: VfioDevice, info: Any) -> list[tuple[int, int, bytes]]:
         """Fill the struct vfio_region_info *info*; capabilities as (id, version, body)."""
         raise Errno(EINVAL)
+
+    def dma_unmap(self, device: VfioDevice, iova: int, length: int) -> None:
+        """Mappings go: unpin what is pinned there. Only asked where ``pins_pages`` says so."""
 
     def request(self, device: VfioDevice, count: int) -> None:
         """Ask the user for the *count*-th time to let go of *device*."""
@@ -207,8 +230,23 @@ class VfioIommuDriverOps:
     def ioctl(self, data: Any, cmd: int, arg: int) -> int:
         raise NotImplementedError
 
-    def attach_group(self, data: Any, iommu_group: Any) -> None:
+    def attach_group(self, data: Any, iommu_group: Any, type: str) -> None:
         raise NotImplementedError
 
     def detach_group(self, data: Any, iommu_group: Any) -> None:
         raise NotImplementedError
+
+    def register_device(self, data: Any, device: VfioDevice) -> None:
+        """*device* is open, and may pin pages."""
+
+    def unregister_device(self, data: Any, device: VfioDevice) -> None:
+        """It is closed."""
+
+    def pin_pages(self, data: Any, iova: int, npage: int, prot: int) -> list[Any]:
+        raise Errno(ENOTTY)
+
+    def unpin_pages(self, data: Any, iova: int, npage: int) -> None:
+        raise NotImplementedError
+
+    def dma_rw(self, data: Any, iova: int, length: int, write: bytes | None) -> bytes:
+        raise Errno(ENOTTY)

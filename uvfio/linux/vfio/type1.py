@@ -3,8 +3,7 @@
 The IOMMU driver of containers on x86. Mirrors ``drivers/vfio/vfio_iommu_type1.c``: groups
 and domains, and the ioctls; mappings are in ``type1_dma.py``.
 
-Differences from Linux: no emulated groups (mdev); module parameters are fixed at
-their defaults.
+Difference from Linux: module parameters are fixed at their defaults.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from uvfio.linux.iommu import iommu as iommu_core
 from uvfio.linux.iommu.private import IOMMU_RESV_DIRECT_RELAXABLE, IommuDomain
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
-from uvfio.linux.vfio import container, main, type1_dma
-from uvfio.linux.vfio.private import VfioIommuDriverOps
+from uvfio.linux.vfio import container, main, type1_dma, type1_pin
+from uvfio.linux.vfio.private import VFIO_EMULATED_IOMMU, VfioDevice, VfioIommuDriverOps
 from uvfio.linux.vfio.type1_dma import DIRTY_BITMAP_SIZE_MAX, DMA_ENTRY_LIMIT, U64_MAX, VfioDomain, VfioIommu
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
@@ -73,7 +72,7 @@ class VfioIommuType1(VfioIommuDriverOps):
         return kzalloc(VfioIommu, arg == VFIO_TYPE1v2_IOMMU)
 
     def release(self, data: VfioIommu) -> None:
-        WARN_ON(data.domain_list, "type1 is released with groups attached")
+        WARN_ON(data.domain_list or data.emulated_iommu_groups, "type1 is released with groups attached")
         with data.lock:
             type1_dma.vfio_iommu_unmap_unpin_all(data)
         kfree(data)
@@ -86,7 +85,10 @@ class VfioIommuType1(VfioIommuDriverOps):
         if arg == VFIO_DMA_CC_IOMMU:
             with data.lock:
                 return int(all(d.enforce_cache_coherency for d in data.domain_list))
-        return int(arg == VFIO_UPDATE_VADDR)
+        if arg == VFIO_UPDATE_VADDR:
+            with data.lock:
+                return int(not data.emulated_iommu_groups)
+        return 0
 
     def ioctl(self, data: VfioIommu, cmd: int, arg: int) -> int:
         if cmd == VFIO_IOMMU_MAP_DMA:
@@ -99,23 +101,41 @@ class VfioIommuType1(VfioIommuDriverOps):
             return vfio_iommu_type1_dirty_pages(data, arg)
         raise Errno(ENOTTY)
 
-    def attach_group(self, data: VfioIommu, iommu_group: Any) -> None:
-        vfio_iommu_type1_attach_group(data, iommu_group)
+    def attach_group(self, data: VfioIommu, iommu_group: Any, type: str) -> None:
+        vfio_iommu_type1_attach_group(data, iommu_group, type)
 
     def detach_group(self, data: VfioIommu, iommu_group: Any) -> None:
         vfio_iommu_type1_detach_group(data, iommu_group)
+
+    def register_device(self, data: VfioIommu, device: VfioDevice) -> None:
+        type1_pin.vfio_iommu_type1_register_device(data, device)
+
+    def unregister_device(self, data: VfioIommu, device: VfioDevice) -> None:
+        type1_pin.vfio_iommu_type1_unregister_device(data, device)
+
+    def pin_pages(self, data: VfioIommu, iova: int, npage: int, prot: int) -> list[Any]:
+        return type1_pin.vfio_iommu_type1_pin_pages(data, iova, npage, prot)
+
+    def unpin_pages(self, data: VfioIommu, iova: int, npage: int) -> None:
+        type1_pin.vfio_iommu_type1_unpin_pages(data, iova, npage)
+
+    def dma_rw(self, data: VfioIommu, iova: int, length: int, write: bytes | None) -> bytes:
+        return type1_pin.vfio_iommu_type1_dma_rw(data, iova, length, write)
 
 
 def vfio_iommu_type1_init() -> None:
     container.vfio_register_iommu_driver(VfioIommuType1())
 
 
-def vfio_iommu_type1_attach_group(iommu: VfioIommu, iommu_group: Any) -> None:
+def vfio_iommu_type1_attach_group(iommu: VfioIommu, iommu_group: Any, type: str) -> None:
     with iommu.lock:
         if iommu.vaddr_invalid_count:
             raise Errno(EBUSY)
         if any(iommu_group in d.group_list for d in iommu.domain_list):
             raise Errno(EINVAL)
+        if type == VFIO_EMULATED_IOMMU:
+            iommu.emulated_iommu_groups.append(iommu_group)
+            return
         domain = iommu_core.iommu_paging_domain_alloc_flags(iommu_group.devices[0].dev)
         try:
             iommu_core.iommu_attach_group(domain, iommu_group)
@@ -165,10 +185,14 @@ def vfio_iommu_replay(iommu: VfioIommu, new: VfioDomain) -> None:
     lockdep_assert_held(iommu.lock)
     try:
         for dma in iommu.dma_list.overlapping(0, U64_MAX):
+            if dma.pages is None:  # mapped when there were emulated groups only
+                type1_dma.vfio_pin_map_dma(iommu, dma)
             assert dma.pages is not None
             new.domain.map(dma.start, dma.pages, 0, dma.size, dma.prot)
     except Errno:
         new.domain.unmap(0, U64_MAX + 1)
+        if not iommu.domain_list:
+            type1_pin.vfio_iommu_unmap_unpin_reaccount(iommu)
         raise
 
 
@@ -188,14 +212,24 @@ def vfio_iommu_valid_ranges(
 
 def vfio_iommu_type1_detach_group(iommu: VfioIommu, iommu_group: Any) -> None:
     with iommu.lock:
+        if iommu_group in iommu.emulated_iommu_groups:
+            iommu.emulated_iommu_groups.remove(iommu_group)
+            if not iommu.emulated_iommu_groups and not iommu.domain_list:
+                WARN_ON(iommu.device_list, "the last group leaves with devices open")
+                type1_dma.vfio_iommu_unmap_unpin_all(iommu)
+            return
         d = next(d for d in iommu.domain_list if iommu_group in d.group_list)
         iommu_core.iommu_detach_group(d.domain, iommu_group)
         d.group_list.remove(iommu_group)
         if not d.group_list:
-            # With the last domain go all mappings: what is mapped later would not be
-            # pinned, and could not be shown to a group that joins.
-            if len(iommu.domain_list) == 1:
+            # With the last group go all mappings. Emulated ones keep them, but need
+            # nothing pinned.
+            last = len(iommu.domain_list) == 1
+            if last and not iommu.emulated_iommu_groups:
                 type1_dma.vfio_iommu_unmap_unpin_all(iommu)
+            elif last:
+                d.domain.unmap(0, U64_MAX + 1)
+                type1_pin.vfio_iommu_unmap_unpin_reaccount(iommu)
             iommu.domain_list.remove(d)
             iommu_core.iommu_domain_free(d.domain)
             type1_dma.vfio_update_pgsize_bitmap(iommu)

@@ -3,23 +3,28 @@
 The mappings of a type1 container. Mirrors the middle of ``drivers/vfio/vfio_iommu_type1.c``.
 
 Differences from Linux: a mapping is pinned as a whole, so a failure leaves nothing of it;
-memory is pinned only when there is a domain (later: also when an mdev asks); an mmap of
-a device's BAR cannot be mapped (EFAULT); every mapped page is reported dirty, as for all
-groups whose driver does not pin explicitly; behind the last page of a mapping a dirty
-bitmap is zero, where Linux leaves bits of earlier queries in the rest of the word.
+a range is memory or the mmap of a BAR, not both; every page of a mapping that is in a
+domain is reported dirty, as for all groups whose driver does not pin explicitly; behind
+the last page of a mapping a dirty bitmap is zero, where Linux leaves bits of earlier
+queries in the rest of the word.
+
+Memory is pinned as a whole when there is a domain, and where there is none, page by page
+when the driver of an emulated device asks (``type1_pin.py``).
 """
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, EOVERFLOW
+from errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, EOVERFLOW
 from typing import Any
 
 from uvfio.linux.iommu.private import IommuDomain
-from uvfio.linux.kernel.bug import lockdep_assert_held
+from uvfio.linux.kernel.bug import BUG, WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.interval_tree import IntervalTree
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.linux.kernel.process import Mm, PinnedPages
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
+from uvfio.linux.vfio import type1_pin
+from uvfio.linux.vfio.private import VfioDevice
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
 from uvfio.runtime.task import current
@@ -28,7 +33,6 @@ from uvfio.uapi.vfio import (
     VFIO_DMA_MAP_FLAG_VADDR,
     VFIO_DMA_MAP_FLAG_WRITE,
     VFIO_DMA_UNMAP_FLAG_ALL,
-    VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
     VFIO_DMA_UNMAP_FLAG_VADDR,
 )
 
@@ -36,6 +40,7 @@ PAGE_SIZE = 4096
 U64_MAX = (1 << 64) - 1
 DMA_ENTRY_LIMIT = 65535
 DIRTY_BITMAP_SIZE_MAX = 256 << 20
+MAX_RETRIES = 10  # of asking drivers to unpin a mapping
 
 
 class VfioDomain:
@@ -47,10 +52,21 @@ class VfioDomain:
         self.enforce_cache_coherency = False
 
 
+class VfioPfn:
+    """``struct vfio_pfn``: a page that drivers have pinned *ref_count* times."""
+
+    __slots__ = ("locked", "page", "ref_count")
+
+    def __init__(self, page: PinnedPages, locked: int) -> None:
+        self.page = page
+        self.locked = locked  # accounted to the mm
+        self.ref_count = 0
+
+
 class VfioDma:
     """``struct vfio_dma``: one MAP_DMA, from *start* to *last* inclusive."""
 
-    __slots__ = ("last", "locked", "mm", "pages", "prot", "start", "vaddr", "vaddr_invalid")
+    __slots__ = ("dirty", "last", "locked", "mm", "pages", "pfn_list", "prot", "start", "vaddr", "vaddr_invalid")
 
     def __init__(self, iova: int, size: int, vaddr: int, prot: int, mm: Mm) -> None:
         self.start = iova
@@ -61,6 +77,8 @@ class VfioDma:
         self.pages: PinnedPages | None = None
         self.locked = 0  # pages accounted to mm
         self.vaddr_invalid = False
+        self.pfn_list: dict[int, VfioPfn] = {}  # by IOVA
+        self.dirty: set[int] = set()  # IOVAs of pages that were pinned or written since the last query
 
     @property
     def size(self) -> int:
@@ -75,6 +93,9 @@ class VfioIommu:
         self.v2 = v2
         self.lock = Mutex("vfio_iommu.lock")
         self.domain_list: list[VfioDomain] = []
+        self.emulated_iommu_groups: list[Any] = []
+        self.device_list_lock = Mutex("vfio_iommu.device_list_lock")
+        self.device_list: list[VfioDevice] = []  # written under both locks; those that may pin
         self.iova_list: list[tuple[int, int]] = []  # what may be mapped, last inclusive; empty: all
         self.dma_list: IntervalTree[VfioDma] = IntervalTree()
         self.pgsize_bitmap = -PAGE_SIZE & U64_MAX
@@ -155,8 +176,13 @@ def vfio_lock_acct(mm: Mm, npages: int) -> None:
 def vfio_pin_map_dma(iommu: VfioIommu, dma: VfioDma) -> None:
     """Pin the memory of *dma* and show it to every domain, or do nothing at all."""
     lockdep_assert_held(iommu.lock)
-    pages = dma.mm.pin(dma.vaddr, dma.size, bool(dma.prot & VFIO_DMA_MAP_FLAG_WRITE))
-    npages = dma.size // PAGE_SIZE
+    writable = bool(dma.prot & VFIO_DMA_MAP_FLAG_WRITE)
+    try:
+        pages = dma.mm.pin(dma.vaddr, dma.size, writable)
+        npages = dma.size // PAGE_SIZE
+    except Errno:
+        pages = dma.mm.follow_pfn(dma.vaddr, dma.size, writable)
+        npages = 0  # another device's memory is nobody's to account for
     try:
         vfio_lock_acct(dma.mm, npages)
     except Errno:
@@ -164,6 +190,9 @@ def vfio_pin_map_dma(iommu: VfioIommu, dma: VfioDma) -> None:
         raise
     dma.pages = pages
     dma.locked = npages
+    for vpfn in dma.pfn_list.values():  # counted with the rest now
+        dma.mm.locked_vm -= vpfn.locked
+        vpfn.locked = 0
     done: list[VfioDomain] = []
     try:
         for d in iommu.domain_list:
@@ -186,6 +215,7 @@ def vfio_unpin_dma(dma: VfioDma) -> None:
 
 def vfio_remove_dma(iommu: VfioIommu, dma: VfioDma) -> None:
     lockdep_assert_held(iommu.lock)
+    WARN_ON(dma.pfn_list, "a mapping goes of which pages are pinned")
     # Out of every domain first: while one has it, a device may write to the pages.
     for d in iommu.domain_list:
         d.domain.unmap(dma.start, dma.size)
@@ -207,6 +237,8 @@ def vfio_dma_do_unmap(iommu: VfioIommu, flags: int, iova: int, size: int, bitmap
     """
     everything = flags & VFIO_DMA_UNMAP_FLAG_ALL
     with iommu.lock:
+        if flags & VFIO_DMA_UNMAP_FLAG_VADDR and iommu.emulated_iommu_groups:
+            raise Errno(EBUSY)
         pgsize = iommu.pgsize
         if iova & (pgsize - 1):
             raise Errno(EINVAL)
@@ -223,15 +255,33 @@ def vfio_dma_do_unmap(iommu: VfioIommu, flags: int, iova: int, size: int, bitmap
         last = iova + size - 1
         if iommu.v2 and not everything:
             vfio_check_not_cut(iommu, iova, last)
-        # v1 has no such rule: what starts before the range stays as it is.
-        inside = [dma for dma in iommu.dma_list.overlapping(iova, last) if dma.start >= iova]
         if flags & VFIO_DMA_UNMAP_FLAG_VADDR:
-            return vfio_invalidate_vaddr(iommu, inside)
-        for dma in inside:
-            if flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP:
-                update_user_bitmap(iommu, dma, iova, bitmap.data)
-            vfio_remove_dma(iommu, dma)
-    return sum(dma.size for dma in inside)
+            return vfio_invalidate_vaddr(iommu, vfio_dma_inside(iommu, iova, last))
+        unmapped = 0
+        notified: VfioDma | None = None
+        retries = 0
+        while True:
+            pinned: VfioDma | None = None
+            for dma in vfio_dma_inside(iommu, iova, last):
+                if dma.pfn_list:
+                    pinned = dma
+                    break
+                if bitmap is not None:
+                    update_user_bitmap(iommu, dma, iova, bitmap.data)
+                vfio_remove_dma(iommu, dma)
+                unmapped += dma.size
+            if pinned is None:
+                return unmapped
+            retries = retries + 1 if pinned is notified else 0
+            if retries > MAX_RETRIES:
+                BUG("a driver does not unpin what is unmapped")
+            notified = pinned
+            type1_pin.vfio_notify_dma_unmap(iommu, pinned)
+
+
+def vfio_dma_inside(iommu: VfioIommu, iova: int, last: int) -> list[VfioDma]:
+    # v1 lets the range cut mappings: what starts before it stays as it is.
+    return [dma for dma in iommu.dma_list.overlapping(iova, last) if dma.start >= iova]
 
 
 def vfio_invalidate_vaddr(iommu: VfioIommu, inside: list[VfioDma]) -> int:
@@ -271,6 +321,9 @@ def update_user_bitmap(iommu: VfioIommu, dma: VfioDma, base: int, data: int) -> 
     nbits = dma.size // iommu.pgsize
     word, shift = divmod(first, 64)
     bits = ((1 << nbits) - 1) << shift
+    if not iommu.domain_list:
+        bits = sum(1 << ((page - dma.start) // iommu.pgsize + shift) for page in dma.dirty)
+    dma.dirty = set(dma.pfn_list)
     # Another mapping may have its bits in the first word.
     if shift:
         bits |= int.from_bytes(copy_from_user(data + word * 8, 8), "little") & ((1 << shift) - 1)

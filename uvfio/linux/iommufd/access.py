@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Accesses: how a driver reaches the memory of an IOAS by itself, without an IOMMU.
+
+Mirrors the second half of ``drivers/iommu/iommufd/device.c``, and ``iopt_area_add_access()``
+of ``io_pagetable.c``. Whoever unmaps asks every access first, without a lock, to unpin what
+it has there. Difference from Linux: what is pinned is the whole memory behind an area
+(see ``pages.py``); the pages answered are views of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from errno import EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
+
+from uvfio.linux.iommu.private import IOMMU_WRITE
+from uvfio.linux.iommufd import io_pagetable, ioas, objects
+from uvfio.linux.iommufd import pages as iopt_pages
+from uvfio.linux.iommufd.private import (
+    PAGE_SIZE,
+    ULONG_MAX,
+    IommufdAccess,
+    IommufdCtx,
+    IommufdIoas,
+    IoPagetable,
+    IoptArea,
+    IoptPages,
+)
+from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
+from uvfio.linux.kernel.process import PinnedPages
+from uvfio.runtime.errors import Errno
+from uvfio.runtime.struct import kzalloc
+
+
+class PageView:
+    """One page of pinned memory; ``PinnedPages``, except that it is unpinned by its IOVA."""
+
+    length = PAGE_SIZE
+
+    def __init__(self, memory: PinnedPages, offset: int) -> None:
+        self.memory = memory
+        self.offset = offset
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.memory.read_into(self.offset + offset, buffer)
+
+    def write_from(self, offset: int, data: bytes | memoryview) -> None:
+        self.memory.write_from(self.offset + offset, data)
+
+    def unpin(self) -> None:
+        """See :func:`iommufd_access_unpin_pages`."""
+
+
+# Life
+
+
+def iommufd_access_create(ictx: IommufdCtx, unmap: Callable[[int, int], None], needs_pin_pages: bool) -> IommufdAccess:
+    """An access that is attached to nothing yet; *unmap(iova, length)* asks it to unpin."""
+    access = kzalloc(IommufdAccess, ictx, unmap if needs_pin_pages else None)
+    access.iova_alignment = PAGE_SIZE if needs_pin_pages else 1
+    objects.iommufd_object_alloc(ictx, access)
+    # The driver is a user, so that nobody else can destroy what only it may.
+    access.users.inc()
+    objects.iommufd_ctx_get(ictx)
+    objects.iommufd_object_finalize(ictx, access)
+    return access
+
+
+def iommufd_access_destroy(access: IommufdAccess) -> None:
+    """Waits for those who ask it to unpin."""
+    objects.iommufd_object_destroy_user(access.ictx, access)
+
+
+def iommufd_access_destroy_object(access: IommufdAccess) -> None:
+    with access.ioas_lock:
+        if access.ioas is not None:
+            _change_ioas(access, None)
+    objects.iommufd_ctx_put(access.ictx)
+
+
+def iommufd_access_attach(access: IommufdAccess, ioas_id: int) -> None:
+    """Errno EINVAL attached already, ENOENT no IOAS, EADDRINUSE an area that is finer than a page."""
+    with access.ioas_lock:
+        if WARN_ON(access.ioas is not None or access.ioas_unpin is not None, "an access is attached twice"):
+            raise Errno(EINVAL)
+        _change_ioas_id(access, ioas_id)
+
+
+def iommufd_access_replace(access: IommufdAccess, ioas_id: int) -> None:
+    with access.ioas_lock:
+        if access.ioas is None:
+            raise Errno(ENOENT)
+        _change_ioas_id(access, ioas_id)
+
+
+def iommufd_access_detach(access: IommufdAccess) -> None:
+    with access.ioas_lock:
+        if not WARN_ON(access.ioas is None, "an access is detached that is not attached"):
+            _change_ioas(access, None)
+
+
+def _change_ioas_id(access: IommufdAccess, ioas_id: int) -> None:
+    new = ioas.iommufd_get_ioas(access.ictx, ioas_id)
+    try:
+        _change_ioas(access, new)
+    finally:
+        objects.iommufd_put_object(access.ictx, new)
+
+
+def _change_ioas(access: IommufdAccess, new: IommufdIoas | None) -> None:
+    lockdep_assert_held(access.ioas_lock)
+    cur = access.ioas
+    # Somebody else is at it, and has dropped the lock to have the driver unpin.
+    if cur is not access.ioas_unpin:
+        raise Errno(EBUSY)
+    if new is cur:
+        return
+    # From here on nothing can be pinned.
+    access.ioas = None
+    if new is not None:
+        try:
+            io_pagetable.iopt_add_access(new.iopt, access)
+        except Errno:
+            access.ioas = cur
+            raise
+        new.users.inc()
+    if cur is not None:
+        if access.unmap is not None:
+            # The driver unpins, for which it needs the lock.
+            access.ioas_lock.unlock()
+            access.unmap(0, ULONG_MAX)
+            access.ioas_lock.lock()
+        io_pagetable.iopt_remove_access(cur.iopt, access)
+        cur.users.dec()
+    access.ioas = new
+    access.ioas_unpin = new
+
+
+# Memory
+
+
+def iommufd_access_notify_unmap(iopt: IoPagetable, iova: int, length: int) -> None:
+    """Ask every access to unpin what it has in the range; no lock is held."""
+    asked: list[IommufdAccess] = []
+    while True:
+        with iopt.access_lock:
+            access = next((a for a in iopt.access_list if a not in asked and objects.iommufd_lock_obj(a)), None)
+        if access is None:
+            return
+        asked.append(access)
+        if access.unmap is not None:
+            access.unmap(iova, length)
+        objects.iommufd_put_object(access.ictx, access)
+
+
+def iommufd_access_pin_pages(access: IommufdAccess, iova: int, length: int, prot: int) -> list[PageView]:
+    """The pages of the range, pinned. Errno ENOENT not attached or mapped, EPERM, EFAULT, ENOMEM."""
+    last = _last(iova, length)
+    if WARN_ON(access.unmap is None, "an access pins that would not hear of an unmap"):
+        raise Errno(EINVAL)
+    views: list[PageView] = []
+    pinned: list[tuple[IoptArea, IoptPages]] = []
+    with access.ioas_lock:
+        if access.ioas is None:
+            raise Errno(ENOENT)
+        iopt = access.ioas.iopt
+        with iopt.iova_rwsem.read():
+            try:
+                for area, pages, start, end in _contiguous(iopt, iova, last):
+                    _check(area, prot)
+                    memory = iopt_pages.iopt_area_add_access(area, pages)
+                    pinned.append((area, pages))
+                    offset = (area.byte_offset + start - area.start) & -PAGE_SIZE
+                    count = -(-(end - start + 1) // PAGE_SIZE)
+                    views += [PageView(memory, offset + n * PAGE_SIZE) for n in range(count)]
+            except Errno:
+                for area, pages in pinned:
+                    iopt_pages.iopt_area_remove_access(area, pages)
+                raise
+    return views
+
+
+def iommufd_access_unpin_pages(access: IommufdAccess, iova: int, length: int) -> None:
+    """Undo one pin of exactly that range."""
+    with access.ioas_lock:
+        # While the IOAS changes, only this can still be done with the old one.
+        if WARN_ON(access.ioas_unpin is None, "an access unpins that is not attached"):
+            return
+        assert access.ioas_unpin is not None
+        iopt = access.ioas_unpin.iopt
+        with iopt.iova_rwsem.read():
+            for area, pages, _start, _end in _contiguous(iopt, iova, _last(iova, length)):
+                iopt_pages.iopt_area_remove_access(area, pages)
+
+
+def iommufd_access_rw(access: IommufdAccess, iova: int, length: int, write: bytes | None = None) -> bytes:
+    """Read *length* bytes, or store *write*. Errno as a pin, EBUSY while it is unmapped."""
+    last = _last(iova, length)
+    done = b""
+    with access.ioas_lock:
+        if access.ioas is None:
+            raise Errno(ENOENT)
+        iopt = access.ioas.iopt
+        with iopt.iova_rwsem.read():
+            for area, pages, start, end in _contiguous(iopt, iova, last):
+                if area.prevent_access:
+                    raise Errno(EBUSY)
+                _check(area, IOMMU_WRITE if write is not None else 0)
+                piece = None if write is None else write[start - iova : end - iova + 1]
+                at = area.byte_offset + start - area.start
+                done += iopt_pages.iopt_pages_rw_access(pages, at, end - start + 1, piece)
+    return done
+
+
+def _last(iova: int, length: int) -> int:
+    if not length:
+        raise Errno(EINVAL)
+    if iova + length - 1 > ULONG_MAX:
+        raise Errno(EOVERFLOW)
+    return iova + length - 1
+
+
+def _contiguous(iopt: IoPagetable, iova: int, last: int) -> Iterator[tuple[IoptArea, IoptPages, int, int]]:
+    """The areas of the range, with the part that is in it. Errno ENOENT at a hole."""
+    at = iova
+    for area in iopt.area_itree.overlapping(iova, last):
+        if area.start > at or area.pages is None:
+            break
+        end = min(area.last, last)
+        yield area, area.pages, at, end
+        at = end + 1
+    if at <= last:
+        raise Errno(ENOENT)
+
+
+def _check(area: IoptArea, prot: int) -> None:
+    if area.prevent_access or (prot & IOMMU_WRITE and not area.iommu_prot & IOMMU_WRITE):
+        raise Errno(EPERM)
