@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+What stands for a modelled File in a client: one memfd per open file.
+
+The client holds a real file, so dup, fork, exec, SCM_RIGHTS and mmap are the host's
+business. The memfd's name is unique and tells, for an fd number of any process,
+which File it is; nothing is cached that a dup2 or close could make wrong. When the
+last reference in any process is gone, mappings included, the host tells us by
+inotify: that is when Linux would call ``f_op->release``. There is exactly one open
+file description of each memfd: clients cannot open one again through /proc (see
+``paths.py``), for inotify merges equal events and could not be counted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+from collections.abc import Callable
+from errno import EAGAIN, EFAULT
+
+from uvfio.linux.kernel.fs import File
+from uvfio.linux.kernel.process import PinnedPages
+from uvfio.live import host
+from uvfio.runtime.errors import Errno
+
+_EVENT = struct.Struct("<iIII")
+
+
+class OpenFile:
+    """The host's side of a File (``file.host``)."""
+
+    def __init__(self, link: str, inode: int, watch: int, content: int | None) -> None:
+        self.link = link  # what readlink of /proc/PID/fd/N shows
+        self.inode = inode
+        self.watch = watch
+        self.content = content  # our own fd on the memfd, if what is written to it matters
+        self.calls = 0  # handlers that work on the file now
+        self.closed = False  # no client has it any more; the last of those calls drops it
+
+
+class OpenFiles:
+    """All Files that some client holds."""
+
+    def __init__(self) -> None:
+        self.inotify = host.inotify_init()
+        self.by_link: dict[str, File] = {}
+        self.by_inode: dict[int, File] = {}
+        self._by_watch: dict[int, File] = {}
+        self._token = secrets.token_hex(4)
+        self._serial = 0
+        self._device = -1  # that memfds are on
+        # What regions.py knows of device files: their size and content, and DMA to what is mapped.
+        self.furnish: Callable[[File, int], None] = lambda _file, _memfd: None
+        self.device_memory: Callable[[int, int, int], PinnedPages] = _no_device
+
+    def create(self, file: File, keep_content: bool = False) -> int:
+        """
+        Make the memfd of *file*, which owns a reference from now on.
+
+        The answer is the fd to hand over, and the caller's to close. If no client has
+        got a copy by then, that close is the last one and *file* is released as usual.
+        """
+        self._serial += 1
+        name = f"uvfio-{self._token}-{self._serial}:{file.name}"
+        memfd = os.memfd_create(name, os.MFD_CLOEXEC)
+        self.furnish(file, memfd)
+        # Hosts from 6.14 on send no events for the file that memfd_create itself made.
+        path = f"/proc/self/fd/{memfd}"
+        ours = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if keep_content:
+            watched, content = memfd, memfd
+        else:
+            os.close(memfd)
+            watched, content = ours, None
+        watch = host.inotify_add_watch(self.inotify, f"/proc/self/fd/{watched}", host.IN_CLOSE)
+        inode = os.fstat(ours)
+        self._device = inode.st_dev
+        opened = OpenFile(os.readlink(f"/proc/self/fd/{ours}"), inode.st_ino, watch, content)
+        file.host = opened
+        self.by_link[opened.link] = file
+        self.by_inode[opened.inode] = file
+        self._by_watch[watch] = file
+        return ours
+
+    def owns(self, device: int, inode: int) -> bool:
+        """Is that a memfd of ours?"""
+        return device == self._device and inode in self.by_inode
+
+    def released(self) -> list[File]:
+        """Files that nobody has or uses any more, since the last call."""
+        try:
+            data = os.read(self.inotify, 65536)
+        except OSError as e:
+            if e.errno == EAGAIN:
+                return []
+            raise
+        done: list[File] = []
+        at = 0
+        while at < len(data):
+            watch, mask, _cookie, length = _EVENT.unpack_from(data, at)
+            at += _EVENT.size + length
+            file = self._by_watch.get(watch)
+            if file is None:
+                continue
+            if mask & host.IN_CLOSE:
+                self._forget(file)
+                file.host.closed = True
+                if not file.host.calls:
+                    done.append(file)
+        return done
+
+    def close(self) -> None:
+        os.close(self.inotify)
+        for file in self._by_watch.values():
+            if file.host.content is not None:
+                os.close(file.host.content)
+
+    def _forget(self, file: File) -> None:
+        opened: OpenFile = file.host
+        del self.by_link[opened.link], self.by_inode[opened.inode], self._by_watch[opened.watch]
+        host.inotify_rm_watch(self.inotify, opened.watch)
+
+
+def _no_device(_inode: int, _offset: int, _length: int) -> PinnedPages:
+    raise Errno(EFAULT)
+
+
+def take_content(file: File) -> bytes:
+    """What a client wrote into the memfd behind our back (through a copy of its fd)."""
+    content = file.host.content
+    if content is None:
+        return b""
+    file.host.content = None
+    data = os.pread(content, os.fstat(content).st_size, 0)
+    os.close(content)
+    return data

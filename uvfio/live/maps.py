@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Which mapping of a process covers an address: PROCMAP_QUERY (Linux 6.11), or
+``/proc/PID/maps`` read line by line where the host does not have it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from errno import ENOENT, ENOTTY, ESRCH
+
+PROCMAP_QUERY = 0xC0686611
+_QUERY = struct.Struct("<9Q4I2Q")
+_READABLE, _WRITABLE, _SHARED = 1, 2, 8
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One VMA. *inode* is 0 for anonymous private memory."""
+
+    start: int
+    end: int
+    readable: bool
+    writable: bool
+    shared: bool
+    offset: int
+    inode: int
+    device: int  # that the inode is on
+
+
+def mapping_at(maps: int, pid: int, addr: int) -> Mapping | None:
+    """The mapping that covers *addr*; *maps* is an fd of ``/proc/PID/maps``."""
+    query = bytearray(_QUERY.pack(_QUERY.size, 0, addr, *[0] * 12))
+    try:
+        fcntl.ioctl(maps, PROCMAP_QUERY, query, True)
+    except OSError as e:
+        if e.errno in (ENOENT, ESRCH):
+            return None
+        if e.errno == ENOTTY:
+            return _from_text(pid, addr)
+        raise
+    _size, _flags, _addr, start, end, flags, _page, offset, inode, major, minor = _QUERY.unpack(query)[:11]
+    rights = bool(flags & _READABLE), bool(flags & _WRITABLE), bool(flags & _SHARED)
+    return Mapping(start, end, *rights, offset, inode, os.makedev(major, minor))
+
+
+def _from_text(pid: int, addr: int) -> Mapping | None:
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                span, perms, offset, device, inode = line.split(maxsplit=5)[:5]
+                start, end = (int(part, 16) for part in span.split("-"))
+                if start <= addr < end:
+                    major, minor = (int(part, 16) for part in device.split(":"))
+                    where = int(offset, 16), int(inode), os.makedev(major, minor)
+                    return Mapping(start, end, perms[0] == "r", perms[1] == "w", perms[3] == "s", *where)
+    except OSError:
+        pass
+    return None
+
+
+def open_mapped_file(pid: int, mapping: Mapping) -> int | None:
+    """
+    An fd of our own on the file behind a shared *mapping*, or None.
+
+    ``map_files`` needs a capability that only root has; without it the file is found
+    among the open ones of the process, where a program that shares memory on purpose
+    still has it.
+    """
+    flags = os.O_CLOEXEC | (os.O_RDWR if mapping.writable else os.O_RDONLY)
+    try:
+        return os.open(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", flags)
+    except OSError:
+        pass
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            path = f"/proc/{pid}/fd/{name}"
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) == (mapping.device, mapping.inode):
+                return os.open(path, flags)
+    except OSError:
+        pass
+    return None

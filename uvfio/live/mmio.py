@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+Registers in a BAR that a client has mapped.
+
+The file behind such a mapping ends before it, so each access raises SIGBUS before it
+has done anything. A thread of ours traces the client, does the one instruction with
+the device in place of memory, and drops the signal: every access reaches the device,
+in program order, with its size and value. What the device refuses (unplugged, memory
+decode off) is a real SIGBUS, as it is in Linux.
+
+The device model belongs to the main thread, so an access is handed to it through a
+queue and an eventfd, and the tracing thread waits for the answer.
+
+Known differences from hardware: an instruction that ``decode.py`` does not understand
+gets a SIGBUS too, and a line on stderr (single-stepping it is left for later). The host
+raises this SIGBUS by force, so a client that blocks or ignores SIGBUS finds it at its
+default and unblocked afterwards. A process that shares its address space with the
+client without being its thread is trapped only if it was made after the first mapping.
+Where another tracer is at work already (strace, gdb) there is no trap, and a line says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from uvfio.live.ptrace import VectorLayout
+from uvfio.live.tracing import Access as Access
+from uvfio.live.tracing import Refused, TracingThread, status_of
+
+
+class Poller(Protocol):
+    """The part of ``loop.Loop`` that we need."""
+
+    def direct(self, fd: int, ready: Callable[[int], None]) -> None: ...
+
+    def stop_direct(self, fd: int) -> None: ...
+
+
+class MmioTrapper:
+    """
+    Traces processes from their first trapped mapping on; everything public is the main thread's.
+
+    *dispatch* is called there with each Access and must see to it that it is answered
+    (it may start a task for that). *exited(pid, status)* hears, from a tracing thread,
+    of a child of ours that we have reaped, before anybody can find that it is gone;
+    *owns(device, inode)*, asked there too, says if a mapped file is one of ours.
+    """
+
+    def __init__(
+        self,
+        dispatch: Callable[[Access], None],
+        complain: Callable[[str], None],
+        exited: Callable[[int, int], None] = lambda _pid, _status: None,
+        owns: Callable[[int, int], bool] = lambda _device, _inode: True,
+    ) -> None:
+        self._dispatch = dispatch
+        self._complain = complain
+        self._exited = exited
+        self._owns = owns
+        self.layout = VectorLayout()
+        self._queue: deque[Access] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._tracers: dict[int, TracingThread] = {}  # by thread number
+        self._closed = False
+
+    def start(self, poller: Poller) -> None:
+        self._poller = poller
+        poller.direct(self._wake, lambda _events: self.serve())
+
+    def attach(self, pid: int) -> bool:
+        """Trap the accesses of process *pid* from now on; False (and a line) if somebody else traces it."""
+        try:
+            state, tracer = status_of(pid)
+        except OSError:
+            state, tracer = "X", 0
+        if state in "ZX":
+            return False  # it was killed just now
+        if tracer in self._tracers:
+            return True
+        if tracer:
+            return self._cannot(pid, f"{_name(tracer)} traces it")
+        thread = TracingThread(self, pid)
+        thread.start()
+        thread.attached.wait()
+        if thread.refused:
+            return self._cannot(pid, thread.refused)
+        self._tracers = {t.native_id or 0: t for t in [*self._tracers.values(), thread] if t.is_alive()}
+        return True
+
+    def _cannot(self, pid: int, why: str) -> bool:
+        self.complain(f"cannot trace process {pid} ({why}): its accesses to mapped registers will be SIGBUS")
+        return False
+
+    def serve(self) -> None:
+        """Pass on the accesses that wait; called when ``start``'s poller sees one."""
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            pass
+        while self._queue:
+            self._dispatch(self._queue.popleft())
+
+    def close(self) -> None:
+        """All clients have ended, or no access will be answered any more."""
+        self._closed = True
+        self._poller.stop_direct(self._wake)
+        while self._queue:
+            self._queue.popleft().answer(None)
+        os.close(self._wake)
+
+    def complain(self, line: str) -> None:
+        self._complain(line)
+
+    def exited(self, pid: int, status: int) -> None:
+        self._exited(pid, status)
+
+    def owns(self, device: int, inode: int) -> bool:
+        return self._owns(device, inode)
+
+    def submit(self, access: Access) -> int:
+        """From a tracing thread: have it done, and wait for that. May raise Refused."""
+        if self._closed:
+            raise Refused
+        self._queue.append(access)
+        os.eventfd_write(self._wake, 1)
+        return access.wait()
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().strip()
+    except OSError:
+        return f"process {pid}"
