@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The two commands: `make run` shows what uvfio does, `make test` checks it.
+# Both set up what they need in .venv first; a second run skips that.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test lint bench soak clean
+
+run: $(READY)
+	$(BIN)/uvfio run -d edu -- $(BIN)/python examples/edu_client.py
+
+test: $(READY)
+	$(BIN)/pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python bench/bench_ioctl.py
+	$(BIN)/python bench/bench_dma.py
+	$(BIN)/python bench/bench_explore.py
+
+# Slower than a test should be: 1,000 clients killed at random instants.
+soak: $(READY)
+	$(BIN)/python bench/kill_clients.py 1000
+
+$(READY): pyproject.toml
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) must be Python 3.11 or later" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) must have the venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
