@@ -88,6 +88,23 @@ def test_help_has_one_real_example(verb, capsys):
     assert f"example: uvfio {verb}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            ["explore", "kvm.add_vs_de"],
+            "the scenario must be one that 'uvfio explore' lists, not 'kvm.add_vs_de'; did you mean kvm.add_vs_del?",
+        ),
+        (["replay", "x", "A"], "the scenario must be one that 'uvfio explore' lists, not 'x'"),
+        (["explore", "--bug", "?"], "the bug must be one that 'uvfio bugs' lists, not '?'"),
+        (["bugs", "show", "?"], "the bug must be one that 'uvfio bugs' lists, not '?'"),
+    ],
+)
+def test_an_unknown_name_is_one_line_that_says_where_the_known_ones_are(argv, line, capsys):
+    assert main(argv) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"uvfio: {line}"
+
+
 def test_explore_tells_how_far_its_word_goes(capsys):
     assert main(["explore", "vfio.two_openers"]) == 0
     assert "vfio.two_openers: complete: " in capsys.readouterr().out

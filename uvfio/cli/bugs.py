@@ -11,7 +11,7 @@ from typing import Any
 
 from uvfio.bugs.catalogue import Checked, catalogue, check
 from uvfio.bugs.patch import Bug, StalePatch
-from uvfio.cli.usage import UsageError
+from uvfio.cli.usage import UsageError, one_of_many
 from uvfio.explore.runner import Result
 
 
@@ -35,12 +35,9 @@ def main(args: argparse.Namespace) -> int:
         bugs = catalogue()
     except StalePatch as e:
         raise UsageError(str(e)) from None
-    for name in args.name:
-        if name not in bugs:
-            raise UsageError(f"the bug must be one of {', '.join(sorted(bugs))}, not {name!r}")
     if args.what == "show" and not args.name:
         raise UsageError("show must have the name of a bug")
-    chosen = [bugs[name] for name in args.name or sorted(bugs)]
+    chosen = [one_of_many("bug", name, bugs, "uvfio bugs") for name in args.name or sorted(bugs)]
     if args.what == "check":
         return _check(chosen, args)
     if args.json:

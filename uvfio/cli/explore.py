@@ -14,7 +14,7 @@ from typing import Any
 from uvfio.bugs import variant
 from uvfio.bugs.catalogue import catalogue
 from uvfio.bugs.patch import StalePatch
-from uvfio.cli.usage import UsageError
+from uvfio.cli.usage import UsageError, one_of_many
 from uvfio.explore.dfs import Dfs
 from uvfio.explore.dpor import Dpor
 from uvfio.explore.parallel import explore_parallel
@@ -116,7 +116,7 @@ def main_replay(args: argparse.Namespace) -> int:
 
 
 def find(name: str, scenarios: Mapping[str, Scenario]) -> Scenario:
-    """The scenario called *name*, or in the file it names; UsageError with those that there are."""
+    """The scenario called *name*, or in the file it names; UsageError if there is none."""
     if "::" in name:
         if scenarios is not SCENARIOS:
             raise UsageError(f"--bug must go with a scenario of uvfio's own, not {name}")
@@ -124,9 +124,7 @@ def find(name: str, scenarios: Mapping[str, Scenario]) -> Scenario:
             return load(name)
         except ValueError as e:
             raise UsageError(str(e)) from None
-    if name not in scenarios:
-        raise UsageError(f"the scenario must be one of {', '.join(sorted(scenarios))}, not {name!r}")
-    return scenarios[name]
+    return one_of_many("scenario", name, scenarios, "uvfio explore")
 
 
 def _scenarios(bug: str | None) -> Mapping[str, Scenario]:
@@ -134,10 +132,7 @@ def _scenarios(bug: str | None) -> Mapping[str, Scenario]:
     if bug is None:
         return SCENARIOS
     try:
-        bugs = catalogue()
-        if bug not in bugs:
-            raise UsageError(f"the bug must be one of {', '.join(sorted(bugs))}, not {bug!r}")
-        return variant.scenarios(bugs[bug])
+        return variant.scenarios(one_of_many("bug", bug, catalogue(), "uvfio bugs"))
     except StalePatch as e:
         raise UsageError(str(e)) from None
 

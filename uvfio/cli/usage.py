@@ -4,19 +4,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from uvfio.machine import DEFAULT_DRIVER, PLATFORMS, Plugged
+
+T = TypeVar("T")
 
 _BDF = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
 class UsageError(Exception):
     """The user asked for something that cannot be; the message says what must be."""
+
+
+def one_of_many(kind: str, name: str, known: Mapping[str, T], lister: str) -> T:
+    """The *kind* of thing called *name*. UsageError: too many to name here, but *lister* does."""
+    if name in known:
+        return known[name]
+    alike = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {alike[0]}?" if alike else ""
+    raise UsageError(f"the {kind} must be one that '{lister}' lists, not {name!r}{hint}")
 
 
 @dataclass(frozen=True)
