@@ -32,7 +32,7 @@ def uvfio(*words, **kwargs):
         (
             ["run", "-d", "edu@1.0", "--", "true"],
             125,
-            "uvfio: -d edu@1.0: the address must look like 0000:00:01.0, not '1.0'",
+            "uvfio: -d edu@1.0: the address must look like 0000:00:01.0, or 01.0, not '1.0'",
         ),
         (["run", "-d", "edu,x", "--", "true"], 125, "uvfio: -d edu,x: an option must be key=value, not 'x'"),
         (["run", "-d", "edu,colour=red", "--", "true"], 125, "uvfio: the model edu must not be given colour"),

@@ -9,17 +9,18 @@ slot and binds it as asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from errno import ENODEV
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from uvfio.devices.host_bridge import HostBridge
 from uvfio.devices.mdev import mdev_parents
-from uvfio.devices.registry import PARENTS, make, make_parent
+from uvfio.devices.registry import PARENTS, make_parent
 from uvfio.linux.base import pci_probe
-from uvfio.linux.base.pci_dev import PciDev, parse_bdf
+from uvfio.linux.base.pci_dev import PciDev
+from uvfio.linux.base.pcie_port import pcie_portdrv_init
 from uvfio.linux.iommu.smmuv3 import arm_smmu_init
 from uvfio.linux.iommu.vtd import iommu_init
 from uvfio.linux.iommufd.main import iommufd_init
@@ -32,20 +33,11 @@ from uvfio.runtime.errors import Errno
 from uvfio.runtime.live import LiveRuntime
 from uvfio.runtime.runtime import Runtime
 from uvfio.runtime.task import current
+from uvfio.topology import DEFAULT_DRIVER as DEFAULT_DRIVER
+from uvfio.topology import Plugged as Plugged
+from uvfio.topology import place
 
 T = TypeVar("T")
-
-DEFAULT_DRIVER = "vfio-pci"
-
-
-@dataclass(frozen=True)
-class Plugged:
-    """A device of the topology: a model, where it sits, who drives it."""
-
-    model: str
-    bdf: str | None = None  # None: the next free slot from 0000:00:01.0 on
-    driver: str = DEFAULT_DRIVER  # "none" leaves it unbound
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +68,7 @@ class Machine:
 
     def __init__(self, runtime: Runtime | None = None, iommu: str = "vtd") -> None:
         self.statics: dict[Any, Any] = {}
+        self.bridges: dict[str, str] = {}  # by id, the addresses of those that have one
         self.platform = PLATFORMS[iommu]
         self.runtime = runtime or LiveRuntime()
         self.runtime.machine = self
@@ -114,7 +107,7 @@ def plug(*devices: Plugged) -> list[str]:
 
 
 def _plug_parent(plugged: Plugged) -> str:
-    if plugged.bdf is not None or plugged.driver != DEFAULT_DRIVER:
+    if plugged.bdf is not None or plugged.bus is not None or plugged.driver != DEFAULT_DRIVER:
         raise ValueError(f"{plugged.model} must have no address and no driver: it is no PCI function")
     if plugged.model in mdev_parents().found:
         raise ValueError(f"there must be one {plugged.model} only")
@@ -123,19 +116,18 @@ def _plug_parent(plugged: Plugged) -> str:
 
 
 def _plug_pci(devices: Sequence[Plugged]) -> list[str]:
-    taken: dict[str, Any] = dict.fromkeys(pci_probe.pci_host().hardware)
-    for plugged in devices:
-        bdf = plugged.bdf or _free_slot(taken)
-        parse_bdf(bdf)
-        if bdf in taken:
-            raise ValueError(f"the address must be free, and {bdf} is taken")
-        taken[bdf] = make(plugged.model, **plugged.options)
-    new = [(model, bdf) for bdf, model in taken.items() if model is not None]
-    found = pci_probe.pci_add_devices(new)
-    for plugged, pdev in zip(devices, found, strict=True):
-        if plugged.driver != "none":
-            _bind(pdev, plugged.driver)
-    return [pdev.bdf for pdev in found]
+    machine: Machine = current().machine
+    placed, machine.bridges = place(devices, pci_probe.pci_host().hardware, machine.bridges)
+    try:
+        pci_probe.pci_add_devices([(model, bdf) for _plugged, model, bdf in placed])
+    except Errno as e:
+        raise ValueError(f"the devices must fit, but {e}") from None
+    for plugged, _model, bdf in placed:
+        # A bridge is its own driver's, unless one is asked for.
+        if plugged.driver != "none" and not (plugged.driver == DEFAULT_DRIVER and pci_probe.is_bridge(bdf)):
+            _bind(pci_probe.pci_host().found[bdf], plugged.driver)
+    where = {id(plugged): bdf for plugged, _model, bdf in placed}
+    return [where[id(plugged)] for plugged in devices]
 
 
 def unplug(bdf: str) -> None:
@@ -150,6 +142,7 @@ def unplug(bdf: str) -> None:
 
 def _init_rooms(platform: Platform) -> None:
     pci_probe.pci_init()
+    pcie_portdrv_init()
     platform.init()
     iommufd_init()
     vfio_init()
@@ -157,14 +150,6 @@ def _init_rooms(platform: Platform) -> None:
     mdev_init()
     if platform.host_bridge:
         pci_probe.pci_add_device(HostBridge(), "0000:00:00.0")
-
-
-def _free_slot(taken: Mapping[str, Any]) -> str:
-    for slot in range(1, 32):
-        bdf = f"0000:00:{slot:02x}.0"
-        if bdf not in taken:
-            return bdf
-    raise ValueError("the machine must have at most 31 devices on its root bus")
 
 
 def _bind(pdev: PciDev, driver: str) -> None:

@@ -16,7 +16,7 @@ from uvfio.machine import DEFAULT_DRIVER, PLATFORMS, Plugged
 
 T = TypeVar("T")
 
-_BDF = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_BDF = re.compile(r"(0000:[0-9a-f]{2}:)?[01][0-9a-f]\.[0-7]")
 
 
 class UsageError(Exception):
@@ -42,8 +42,8 @@ class MachineFile:
 
 def parse_device(text: str) -> Plugged:
     """
-    ``MODEL[@BDF][,key=value...]``; ``driver=`` names who drives it, the rest is the
-    model's own.
+    ``MODEL[@BDF][,key=value...]``; ``driver=`` names who drives it, ``id=`` names a bridge
+    and ``bus=`` the one that it is behind; the rest is the model's own.
 
     >>> parse_device("edu@0000:00:05.0,driver=none").driver
     'none'
@@ -97,6 +97,7 @@ def _from_entry(path: str, n: int, entry: Any) -> Plugged:
 
 def _plugged(where: str, model: str, bdf: Any, options: dict[str, Any]) -> Plugged:
     if bdf is not None and (not isinstance(bdf, str) or not _BDF.fullmatch(bdf)):
-        raise UsageError(f"{where}: the address must look like 0000:00:01.0, not {bdf!r}")
+        raise UsageError(f"{where}: the address must look like 0000:00:01.0, or 01.0, not {bdf!r}")
     driver = options.pop("driver", DEFAULT_DRIVER)
-    return Plugged(model, bdf, str(driver), options)
+    bus, name = (options.pop(key, None) for key in ("bus", "id"))
+    return Plugged(model, bdf, str(driver), options, bus, name)

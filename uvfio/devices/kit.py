@@ -70,6 +70,7 @@ class PciDevice:
     msix: ClassVar[MsixTable | None] = None
     has_reset: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()  # keyword arguments of __init__, for -d NAME,key=value
+    secondary = 0  # of a bridge: the number of the bus behind it
     unassigned: ClassVar[int] = -1  # what reads where nothing is answer: -1 all ones, or 0
 
     registers: ClassVar[Mapping[tuple[int, int], Register]] = {}
@@ -91,7 +92,8 @@ class PciDevice:
         for bar in self.bars:
             if bar.ram:
                 bar.memory = memoryview(bytearray(bar.size))
-        self.config = self._header()
+        self.windows: dict[str, tuple[int, int]] = {}  # of a bridge: what it decodes, by kind
+        self.config = self.header()
         self.msi_at = 0
         self.msix_state: MsixState | None = None
         self.add_capabilities(self.config)
@@ -246,7 +248,8 @@ class PciDevice:
         for vector in vectors:
             self.raise_msix(vector)
 
-    def _header(self) -> PciConfig:
+    def header(self) -> PciConfig:
+        """Configuration space without capabilities."""
         config = PciConfig(self.config_size)
         config.put(PCI_VENDOR_ID, 2, self.vendor)
         config.put(PCI_DEVICE_ID, 2, self.device)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from uvfio.devices.bridges import PciePciBridge, PcieRootPort, X3130Upstream, Xio3130Downstream
 from uvfio.devices.e1000e import E1000e
 from uvfio.devices.edu import Edu
 from uvfio.devices.kit import PciDevice
@@ -24,7 +25,12 @@ from uvfio.devices.vfio_ap import VfioAp
 
 M = TypeVar("M", PciDevice, MdevModel)
 
-MODELS: Mapping[str, type[PciDevice]] = MappingProxyType({model.name: model for model in (Edu, PciTestdev, E1000e)})
+MODELS: Mapping[str, type[PciDevice]] = MappingProxyType(
+    {
+        model.name: model
+        for model in (Edu, PciTestdev, E1000e, PcieRootPort, PciePciBridge, X3130Upstream, Xio3130Downstream)
+    }
+)
 # Not PCI functions: what they are divided into are the devices.
 PARENTS: Mapping[str, type[MdevModel]] = MappingProxyType({model.name: model for model in (Mtty, Mdpy, VfioAp)})
 

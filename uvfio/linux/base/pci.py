@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The PCI core's door: what other rooms use of ``pci_*.py``, by name."""
 
+from uvfio.linux.base.pci_bus import PciBus as PciBus
+from uvfio.linux.base.pci_bus import pci_is_root_bus as pci_is_root_bus
+from uvfio.linux.base.pci_bus import pci_walk_bus as pci_walk_bus
 from uvfio.linux.base.pci_dev import DmaFault as DmaFault
 from uvfio.linux.base.pci_dev import PciDev as PciDev
 from uvfio.linux.base.pci_dev import PciModel as PciModel
@@ -8,6 +11,7 @@ from uvfio.linux.base.pci_dev import parse_bdf as parse_bdf
 from uvfio.linux.base.pci_dev import pci_clear_master as pci_clear_master
 from uvfio.linux.base.pci_dev import pci_find_capability as pci_find_capability
 from uvfio.linux.base.pci_dev import pci_find_ext_capability as pci_find_ext_capability
+from uvfio.linux.base.pci_dev import pci_pcie_type as pci_pcie_type
 from uvfio.linux.base.pci_dev import pci_set_master as pci_set_master
 from uvfio.linux.base.pci_driver import PCI_ANY_ID as PCI_ANY_ID
 from uvfio.linux.base.pci_driver import PciBusType as PciBusType
@@ -41,6 +45,8 @@ from uvfio.linux.base.pci_probe import (
 from uvfio.linux.base.pci_probe import pci_unplug as pci_unplug
 from uvfio.linux.base.pci_reset import pci_disable_device as pci_disable_device
 from uvfio.linux.base.pci_reset import pci_enable_device as pci_enable_device
+from uvfio.linux.base.pci_reset import pci_probe_reset_bus as pci_probe_reset_bus
+from uvfio.linux.base.pci_reset import pci_reset_bus as pci_reset_bus
 from uvfio.linux.base.pci_reset import pci_reset_function as pci_reset_function
 from uvfio.linux.base.pci_reset import pci_restore_state as pci_restore_state
 from uvfio.linux.base.pci_reset import pci_save_state as pci_save_state

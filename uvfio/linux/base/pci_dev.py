@@ -14,13 +14,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from uvfio.linux.base.pci_bus import PciBus
 from uvfio.linux.base.private import Device
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
 from uvfio.uapi.pci_regs import (
+    PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
+    PCI_CAP_ID_SSVID,
     PCI_CAPABILITY_LIST,
     PCI_CFG_SPACE_EXP_SIZE,
     PCI_CFG_SPACE_SIZE,
@@ -28,9 +31,14 @@ from uvfio.uapi.pci_regs import (
     PCI_COMMAND,
     PCI_COMMAND_MASTER,
     PCI_DEVICE_ID,
+    PCI_EXP_FLAGS,
+    PCI_EXP_FLAGS_TYPE,
     PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_BRIDGE,
     PCI_HEADER_TYPE_MFD,
     PCI_REVISION_ID,
+    PCI_SSVID_DEVICE_ID,
+    PCI_SSVID_VENDOR_ID,
     PCI_STATUS,
     PCI_STATUS_CAP_LIST,
     PCI_SUBSYSTEM_ID,
@@ -79,6 +87,8 @@ class PciModel(Protocol):
     """The hardware of one function."""
 
     upstream: Any  # the PciDev that carries its DMA and interrupts, or None
+    secondary: int  # of a bridge: the number of the bus behind it; else 0
+    windows: dict[str, tuple[int, int]]  # of a bridge: first and last that it decodes, by kind of address
 
     @property
     def config(self) -> Config: ...
@@ -102,11 +112,14 @@ class PciDev(Device):
         self.model = model
         self.config = model.config
         self.bars = model.bars
-        self.multifunction = bool(self.config.read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MFD)
+        self.pci_bus: PciBus  # pdev->bus; what the driver core calls bus is the bus type
+        self.subordinate: PciBus | None = None  # of a bridge: the bus behind it
+        header_type = self.config.read(PCI_HEADER_TYPE, 1)
+        self.hdr_type = header_type & ~PCI_HEADER_TYPE_MFD
+        self.multifunction = bool(header_type & PCI_HEADER_TYPE_MFD)
         self.vendor = self.config.read(PCI_VENDOR_ID, 2)
         self.device = self.config.read(PCI_DEVICE_ID, 2)
-        self.subsystem_vendor = self.config.read(PCI_SUBSYSTEM_VENDOR_ID, 2)
-        self.subsystem_device = self.config.read(PCI_SUBSYSTEM_ID, 2)
+        self.subsystem_vendor, self.subsystem_device = _subsystem(self)
         self.revision = self.config.read(PCI_REVISION_ID, 1)
         self.class_code = self.config.read(PCI_CLASS_PROG, 3)
         self.msi_cap = pci_find_capability(self, PCI_CAP_ID_MSI)
@@ -188,7 +201,7 @@ def parse_bdf(bdf: str) -> tuple[int, int, int]:
     return domain, bus, slot << 3 | function
 
 
-def pci_find_capability(dev: PciDev, cap_id: int) -> int:
+def pci_find_capability(dev: PciDev | PciModel, cap_id: int) -> int:
     """Offset of the capability, 0 if there is none."""
     if not dev.config.read(PCI_STATUS, 2) & PCI_STATUS_CAP_LIST:
         return 0
@@ -209,6 +222,22 @@ def pci_find_ext_capability(dev: PciDev, cap_id: int) -> int:
             return at
         at = header >> 20 & ~3
     return 0
+
+
+def pci_pcie_type(dev: PciDev) -> int | None:
+    """``PCI_EXP_TYPE_...``; None for a conventional function."""
+    express = pci_find_capability(dev, PCI_CAP_ID_EXP)
+    return (dev.config.read(express + PCI_EXP_FLAGS, 2) & PCI_EXP_FLAGS_TYPE) >> 4 if express else None
+
+
+def _subsystem(dev: PciDev) -> tuple[int, int]:
+    """Vendor and device of the board. A bridge has them in a capability, if at all."""
+    if dev.hdr_type != PCI_HEADER_TYPE_BRIDGE:
+        return dev.config.read(PCI_SUBSYSTEM_VENDOR_ID, 2), dev.config.read(PCI_SUBSYSTEM_ID, 2)
+    at = pci_find_capability(dev, PCI_CAP_ID_SSVID)
+    if not at:
+        return 0, 0
+    return dev.config.read(at + PCI_SSVID_VENDOR_ID, 2), dev.config.read(at + PCI_SSVID_DEVICE_ID, 2)
 
 
 def pci_set_master(dev: PciDev) -> None:

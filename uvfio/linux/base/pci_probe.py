@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Functions come and go. Mirrors ``drivers/pci/{probe,remove,setup-bus}.c``.
+Functions come and go. Mirrors ``drivers/pci/{probe,remove}.c``.
 
 What is plugged in (hardware) and what the kernel has found (PciDev) are two things:
 ``remove`` in sysfs takes away the second only, and ``rescan`` finds it again. All
-differences from Linux:
-
-* one root bus, 0000:00, and no bridges below it;
-* BARs are placed by the firmware when a function is plugged in, and stay there.
+differences from Linux: one root bus, 0000:00; where things are placed is in
+``pci_setup.py``, and stays so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from errno import EBUSY
+from errno import EBUSY, ENODEV
 
-from uvfio.linux.base import bus, core, dd, pci_driver, pci_reset, pci_sysfs
+from uvfio.linux.base import bus, core, dd, pci_bus, pci_driver, pci_reset, pci_setup, pci_sysfs
+from uvfio.linux.base.pci_bus import PciBus
 from uvfio.linux.base.pci_dev import PciDev, PciModel, parse_bdf
 from uvfio.linux.base.pci_irq import PciIrqs
 from uvfio.linux.base.private import Device
@@ -23,18 +22,7 @@ from uvfio.linux.kernel.mutex import Mutex
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
 from uvfio.runtime.task import per_machine
-from uvfio.uapi.pci_regs import (
-    PCI_BASE_ADDRESS_0,
-    PCI_COMMAND,
-    PCI_COMMAND_IO,
-    PCI_COMMAND_MEMORY,
-    PCI_COMMAND_SERR,
-    PCI_INTERRUPT_LINE,
-    PCI_INTERRUPT_PIN,
-)
-
-SMBUS_PORTS = 64  # what the chipset's SMBus takes of the ports, before smaller BARs
-LINES = (10, 10, 11, 11)  # by slot and pin, as SeaBIOS wires them
+from uvfio.uapi.pci_regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MFD, PCI_INTERRUPT_LINE, PCI_INTERRUPT_PIN
 
 
 class PciHost:
@@ -42,11 +30,11 @@ class PciHost:
 
     def __init__(self) -> None:
         self.bridge: Device | None = None
+        self.root = PciBus(0, None, None)
         self.hardware: dict[str, PciModel] = {}
         self.found: dict[str, PciDev] = {}
         self.rescan_remove_lock = Mutex("pci_rescan_remove_lock")
-        self.smbus_placed = False
-        self.next = {"mem32": 0xFEA00000, "mem64": 0x8_00000000, "io": 0xC000}
+        self.decoders = {0: pci_setup.PciDecoder(pci_setup.ROOT)}  # by number of the bus
 
 
 pci_host = per_machine(PciHost)
@@ -58,6 +46,8 @@ def pci_init() -> None:
     bridge = pci_host().bridge = kzalloc(Device, "pci0000:00")
     bridge.has_fwnode = True
     core.device_add(bridge)
+    pci_bus.pcibus_class_init()
+    pci_bus.pci_register_bus(pci_host().root, bridge, pci_sysfs.rescan_store)
 
 
 def pci_add_device(model: PciModel, bdf: str) -> PciDev:
@@ -68,20 +58,33 @@ def pci_add_device(model: PciModel, bdf: str) -> PciDev:
 def pci_add_devices(plugged: Sequence[tuple[PciModel, str]]) -> list[PciDev]:
     """
     The same for several at once, as at boot: all are there before the first is found,
-    and their BARs are placed together, large ones first. Errno EBUSY.
+    and their BARs are placed together, large ones first. A bridge is numbered already.
+    Errno EBUSY, ENODEV no bridge leads there, ENOSPC.
     """
     host = pci_host()
-    for model, bdf in plugged:
-        parse_bdf(bdf)
+    coming = {bdf: model for model, bdf in plugged}
+    leading = {0, *(model.secondary for model in (*host.hardware.values(), *coming.values()))}
+    for bdf in coming:
         if bdf in host.hardware:
             raise Errno(EBUSY, f"there is a device at {bdf}")
-        host.hardware[bdf] = model
-    _assign_resources([model for model, _bdf in plugged])
-    for model, bdf in plugged:
-        _wire_interrupt(model, bdf)
+        if parse_bdf(bdf)[1] not in leading:
+            raise Errno(ENODEV, f"no bridge leads to {bdf}")
+    new = [(model, parse_bdf(bdf)[1]) for bdf, model in coming.items()]
+    for number in [number for number in host.decoders if number in {each for _model, each in new}]:
+        pci_setup.assign_resources(number, host.decoders, new)
+    for bdf, model in coming.items():
+        _domain, number, devfn = parse_bdf(bdf)
+        if not number:
+            pci_setup.wire_interrupt(model, devfn)
+    host.hardware.update(coming)
     with host.rescan_remove_lock:
         pci_scan_root_bus()
-    return [host.found[bdf] for _model, bdf in plugged]
+    return [host.found[bdf] for bdf in coming]
+
+
+def is_bridge(bdf: str) -> bool:
+    """Is there a bridge at *bdf*?"""
+    return bool(pci_host().hardware[bdf].secondary)
 
 
 def pci_unplug(bdf: str) -> None:
@@ -91,16 +94,45 @@ def pci_unplug(bdf: str) -> None:
         found = host.found.get(bdf)
         if found is not None:
             pci_stop_and_remove_bus_device(found)
-        host.hardware.pop(bdf, None)
+        _pull(bdf)
+
+
+def _pull(bdf: str) -> None:
+    """The hardware at *bdf*, with all that is behind it, is not there any more."""
+    host = pci_host()
+    model = host.hardware.pop(bdf, None)
+    if model is None:
+        return
+    host.decoders[parse_bdf(bdf)[1]].release(model)
+    if model.secondary:
+        for behind in [each for each in host.hardware if parse_bdf(each)[1] == model.secondary]:
+            _pull(behind)
+        del host.decoders[model.secondary]
 
 
 def pci_scan_root_bus() -> None:
     """Find what is plugged in and not known yet; the caller holds rescan_remove_lock."""
     host = pci_host()
-    new = [_pci_setup_device(host.hardware[bdf], bdf) for bdf in sorted(host.hardware) if bdf not in host.found]
-    for dev in new:
+    new: list[PciDev] = []
+    _pci_scan_child_bus(host.root, new)
+    for dev in sorted(new, key=lambda each: each.bdf):
         core.device_add(dev)
         dev.is_added = True
+        if dev.subordinate is not None:
+            pci_bus.pci_register_bus(dev.subordinate, dev, pci_sysfs.rescan_store)
+
+
+def _pci_scan_child_bus(bus: PciBus, new: list[PciDev]) -> None:
+    host = pci_host()
+    for bdf in sorted(host.hardware):
+        if parse_bdf(bdf)[1] != bus.number:
+            continue
+        dev = host.found.get(bdf)
+        if dev is None:
+            dev = _pci_setup_device(host.hardware[bdf], bdf, bus)
+            new.append(dev)
+        if dev.subordinate is not None:
+            _pci_scan_child_bus(dev.subordinate, new)
 
 
 def pci_rescan_bus() -> None:
@@ -109,14 +141,19 @@ def pci_rescan_bus() -> None:
 
 
 def pci_stop_and_remove_bus_device(dev: PciDev) -> None:
-    """Unbind and forget *dev*. The caller holds rescan_remove_lock."""
+    """Unbind and forget *dev* and what is behind it. The caller holds rescan_remove_lock."""
     if not dev.is_added:
         return
+    if dev.subordinate is not None:
+        for behind in reversed(list(dev.subordinate.devices)):
+            pci_stop_and_remove_bus_device(behind)
+        pci_bus.pci_remove_bus(dev.subordinate)
     dev.is_added = False
     dd.device_release_driver(dev)
     pci_sysfs.remove_dev_files(dev)
     core.device_del(dev)
     dev.model.upstream = None
+    dev.pci_bus.devices.remove(dev)
     del pci_host().found[dev.bdf]
     core.put_device(dev)
 
@@ -126,39 +163,22 @@ def pci_stop_and_remove_bus_device_locked(dev: PciDev) -> None:
         pci_stop_and_remove_bus_device(dev)
 
 
-def _pci_setup_device(model: PciModel, bdf: str) -> PciDev:
+def _pci_setup_device(model: PciModel, bdf: str, bus: PciBus) -> PciDev:
     host = pci_host()
-    dev = kzalloc(PciDev, bdf, model, host.bridge)
+    dev = kzalloc(PciDev, bdf, model, bus.self or host.bridge)
     dev.bus = pci_driver.pci_bus_type()
+    dev.pci_bus = bus
+    for other in [each for each in bus.devices if each.devfn >> 3 == dev.devfn >> 3]:
+        for function in (dev, other):
+            function.multifunction = True
+            function.config.set_bits(PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_MFD, True)
+    bus.devices.append(dev)
     dev.irqs = PciIrqs(dev)
-    dev.reset_methods = pci_reset.pci_reset_methods(dev) if model.has_reset else []
+    dev.reset_methods = pci_reset.pci_reset_methods(dev)
+    if model.secondary:
+        dev.subordinate = PciBus(model.secondary, bus, dev)
     if dev.config.read(PCI_INTERRUPT_PIN, 1):
         dev.irq = dev.config.read(PCI_INTERRUPT_LINE, 1)
     model.upstream = dev
     host.found[bdf] = dev
     return dev
-
-
-def _wire_interrupt(model: PciModel, bdf: str) -> None:
-    pin = model.config.read(PCI_INTERRUPT_PIN, 1)
-    if pin:
-        line = LINES[((parse_bdf(bdf)[2] >> 3) + pin - 1) & 3]
-        model.config.write(PCI_INTERRUPT_LINE, 1, line)
-
-
-def _assign_resources(models: Sequence[PciModel]) -> None:
-    bars = [(bar.size, i, model) for model in models for i, bar in enumerate(model.bars) if bar.size]
-    bars.sort(key=lambda each: -each[0])
-    host = pci_host()
-    for size, index, model in bars:
-        bar = model.bars[index]
-        if bar.kind == "io" and size < SMBUS_PORTS and not host.smbus_placed:
-            host.next["io"] += SMBUS_PORTS
-            host.smbus_placed = True
-        bar.addr = -(-host.next[bar.kind] // size) * size
-        host.next[bar.kind] = bar.addr + size
-        width = 8 if bar.kind == "mem64" else 4
-        model.config.write(PCI_BASE_ADDRESS_0 + 4 * index, width, bar.addr)
-    for model in models:
-        decode = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_SERR
-        model.config.write(PCI_COMMAND, 2, decode)

@@ -2,9 +2,9 @@
 """
 Enabling, saving and resetting a function. Mirrors parts of ``drivers/pci/pci.c``.
 
-A reset keeps what the kernel saves and restores: the whole of configuration space.
-Difference from Linux: the methods are ``flr`` and ``pm``, found from the capabilities;
-which of them runs makes no difference to the model.
+A reset keeps what the kernel saves and restores: the whole of configuration space. All
+differences from Linux: the methods are ``flr``, ``pm`` and ``bus``; which of them runs
+makes no difference to the model; there are no slots that could be reset.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from errno import EAGAIN, ENOTTY
 from typing import TYPE_CHECKING
 
+from uvfio.linux.base.pci_bus import PciBus, pci_is_root_bus, pci_walk_bus
 from uvfio.linux.base.pci_dev import PciDev, pci_find_capability
 from uvfio.runtime.errors import Errno
 from uvfio.uapi.pci_regs import (
@@ -41,7 +42,43 @@ def pci_reset_methods(dev: PciDev) -> list[str]:
     pm = pci_find_capability(dev, PCI_CAP_ID_PM)
     if pm and not dev.config.read(pm + PCI_PM_CTRL, 2) & PCI_PM_CTRL_NO_SOFT_RESET:
         methods.append("pm")
+    if _alone_on_its_bus(dev):
+        methods.append("bus")
     return methods
+
+
+def _alone_on_its_bus(dev: PciDev) -> bool:
+    """A reset of the bus is one of *dev* then (``pci_parent_bus_reset()``)."""
+    return not pci_is_root_bus(dev.pci_bus) and dev.subordinate is None and dev.pci_bus.devices == [dev]
+
+
+def pci_probe_reset_bus(bus: PciBus) -> None:
+    """Errno ENOTTY for the root bus, in front of which no bridge could do it."""
+    if pci_is_root_bus(bus):
+        raise Errno(ENOTTY)
+
+
+def pci_reset_bus(dev: PciDev) -> None:
+    """
+    Reset everything on the bus of *dev* and below it. Errno ENOTTY for the root bus,
+    EAGAIN while somebody holds the lock of one of the devices.
+    """
+    pci_probe_reset_bus(dev.pci_bus)
+    locked: list[PciDev] = []
+    try:
+        for each in pci_walk_bus(dev.pci_bus):
+            if not each.mutex.trylock():
+                raise Errno(EAGAIN)
+            locked.append(each)
+        for each in locked:
+            _prepare(each)
+        for each in locked:
+            each.model.reset()
+        for each in locked:
+            _done(each)
+    finally:
+        for each in reversed(locked):
+            each.mutex.unlock()
 
 
 def pci_enable_device(dev: PciDev) -> None:
@@ -80,16 +117,14 @@ def pci_restore_state(dev: PciDev) -> None:
 
 def pci_reset_function(dev: PciDev) -> None:
     """Reset, under the device lock. Errno ENOTTY if the function cannot be reset."""
-    if not dev.reset_methods:
-        raise Errno(ENOTTY)
+    _check_resettable(dev)
     with dev.mutex:
         _reset(dev)
 
 
 def pci_try_reset_function(dev: PciDev) -> None:
     """The same without waiting. Errno EAGAIN while somebody holds the device lock."""
-    if not dev.reset_methods:
-        raise Errno(ENOTTY)
+    _check_resettable(dev)
     if not dev.mutex.trylock():
         raise Errno(EAGAIN)
     try:
@@ -98,13 +133,28 @@ def pci_try_reset_function(dev: PciDev) -> None:
         dev.mutex.unlock()
 
 
+def _check_resettable(dev: PciDev) -> None:
+    # What was alone on its bus when it was found may have company now.
+    if not any(method != "bus" or _alone_on_its_bus(dev) for method in dev.reset_methods):
+        raise Errno(ENOTTY)
+
+
 def _reset(dev: PciDev) -> None:
+    _prepare(dev)
+    dev.model.reset()
+    _done(dev)
+
+
+def _prepare(dev: PciDev) -> None:
     driver: PciDriver | None = dev.driver  # type: ignore[assignment]
     if driver is not None:
         driver.err_reset_prepare(dev)
     pci_save_state(dev)
     dev.config.write(PCI_COMMAND, 2, 0)
-    dev.model.reset()
+
+
+def _done(dev: PciDev) -> None:
+    driver: PciDriver | None = dev.driver  # type: ignore[assignment]
     pci_restore_state(dev)
     if driver is not None:
         driver.err_reset_done(dev)

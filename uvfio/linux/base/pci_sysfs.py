@@ -5,30 +5,43 @@ What a PCI function shows in sysfs. Mirrors ``drivers/pci/pci-sysfs.c``.
 All differences from Linux:
 
 * ``resourceN`` cannot be mapped;
-* ``firmware_node``, ``link/``, ``pci_bus/``, ``slots/``, ``resource_alignment`` and what
-  belongs to SR-IOV are not there;
+* ``firmware_node``, ``link/``, ``slots/``, ``resource_alignment``, ``msi_irqs/``, the service
+  devices of ports (``...:pcie001``) and what belongs to SR-IOV are not there;
 * ``irq`` does not follow MSI, and the bits of ``dma_mask_bits`` are always 32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from errno import EBUSY, EINVAL, EIO, EPERM
 
 from uvfio.linux.base import core, pci_probe, pci_reset
-from uvfio.linux.base.pci_dev import PciDev, pci_find_capability, pci_find_ext_capability
+from uvfio.linux.base.pci_dev import PciDev, pci_find_capability, pci_find_ext_capability, pci_pcie_type
 from uvfio.linux.base.private import AnyAttribute
 from uvfio.linux.base.sysfs import kstrtoul
 from uvfio.linux.kernel.kernfs import PAGE_SIZE, Attribute, BinAttribute
 from uvfio.linux.kernel.process import CAP_SYS_ADMIN, capable
 from uvfio.runtime.errors import Errno
-from uvfio.uapi.pci_regs import PCI_CAP_ID_EXP, PCI_EXT_CAP_ID_DSN
+from uvfio.uapi.pci_regs import (
+    PCI_CAP_ID_EXP,
+    PCI_EXP_TYPE_RC_END,
+    PCI_EXT_CAP_ID_DSN,
+    PCI_SECONDARY_BUS,
+    PCI_SUBORDINATE_BUS,
+)
 
 IORESOURCE_IO = 0x100
 IORESOURCE_MEM = 0x200
 IORESOURCE_PREFETCH = 0x2000
 IORESOURCE_MEM_64 = 0x100000
 IORESOURCE_SIZEALIGN = 0x40000
+PREFETCHABLE_WINDOW = IORESOURCE_MEM | IORESOURCE_PREFETCH | IORESOURCE_MEM_64 | 1  # the register's type bit
+LINK: Mapping[str, str] = {
+    "current_link_speed": "2.5 GT/s PCIe",
+    "current_link_width": "1",
+    "max_link_speed": "2.5 GT/s PCIe",
+    "max_link_width": "1",
+}
 
 
 def modalias(dev: PciDev) -> str:
@@ -85,7 +98,7 @@ def dev_attributes(dev: PciDev) -> Sequence[AnyAttribute]:
     for i, bar in enumerate(dev.bars):
         if bar.size:
             attrs.append(_resource(dev, i))
-    return [*attrs, *_express_attributes(dev), *_reset_attributes(dev)]
+    return [*attrs, *_express_attributes(dev), *_reset_attributes(dev), *_bridge_attributes(dev)]
 
 
 def remove_dev_files(dev: PciDev) -> None:
@@ -96,17 +109,28 @@ def remove_dev_files(dev: PciDev) -> None:
 
 
 def resource_show(dev: PciDev) -> str:
-    lines = []
-    for i in range(13):  # six BARs, the ROM, six BARs of virtual functions
-        start = end = flags = 0
-        if i < len(dev.bars) and dev.bars[i].size:
-            bar = dev.bars[i]
-            start, end = bar.addr, bar.addr + bar.size - 1
-            flags = bar.flags | IORESOURCE_SIZEALIGN | (IORESOURCE_IO if bar.kind == "io" else IORESOURCE_MEM)
-            flags |= IORESOURCE_PREFETCH if bar.prefetch else 0
-            flags |= IORESOURCE_MEM_64 if bar.kind == "mem64" else 0
-        lines.append(f"0x{start:016x} 0x{end:016x} 0x{flags:016x}\n")
-    return "".join(lines)
+    """Six BARs, the ROM, six BARs of virtual functions, and of a bridge its windows."""
+    ranges = [_bar_resource(dev, i) if i < len(dev.bars) else (0, 0, 0) for i in range(13)]
+    if dev.subordinate is not None:
+        ranges += [_window_resource(dev, kind) for kind in ("io", "mem32", "mem64")] + [(0, 0, 0)]
+    return "".join(f"0x{start:016x} 0x{end:016x} 0x{flags:016x}\n" for start, end, flags in ranges)
+
+
+def _bar_resource(dev: PciDev, index: int) -> tuple[int, int, int]:
+    bar = dev.bars[index]
+    if not bar.size:
+        return 0, 0, 0
+    flags = bar.flags | IORESOURCE_SIZEALIGN | (IORESOURCE_IO if bar.kind == "io" else IORESOURCE_MEM)
+    flags |= IORESOURCE_PREFETCH if bar.prefetch else 0
+    flags |= IORESOURCE_MEM_64 if bar.kind == "mem64" else 0
+    return bar.addr, bar.addr + bar.size - 1, flags
+
+
+def _window_resource(dev: PciDev, kind: str) -> tuple[int, int, int]:
+    if kind not in dev.model.windows:
+        return 0, 0, 0
+    flags = {"io": IORESOURCE_IO, "mem32": IORESOURCE_MEM, "mem64": PREFETCHABLE_WINDOW}[kind]
+    return *dev.model.windows[kind], flags
 
 
 def driver_override_store(dev: PciDev, data: bytes) -> None:
@@ -195,15 +219,32 @@ def _check_port_access(off: int, n: int) -> None:
 def _express_attributes(dev: PciDev) -> list[AnyAttribute]:
     if not pci_find_capability(dev, PCI_CAP_ID_EXP):
         return []
-    # An endpoint integrated in the root complex has no link, whatever its registers say.
-    link = {"current_link_speed": "Unknown", "current_link_width": "0", "max_link_speed": "Unknown",
-            "max_link_width": "255"}  # fmt: skip
+    link = LINK
+    if pci_pcie_type(dev) == PCI_EXP_TYPE_RC_END:  # it has none, whatever its registers say
+        link = {"current_link_speed": "Unknown", "current_link_width": "0", "max_link_speed": "Unknown",
+                "max_link_width": "255"}  # fmt: skip
     attrs = [_text(name, value) for name, value in link.items()]
     serial = pci_find_ext_capability(dev, PCI_EXT_CAP_ID_DSN)
     if serial:
         number = dev.config.read_bytes(serial + 4, 8)[::-1].hex("-")
         attrs.append(Attribute("serial_number", 0o400, lambda: number + "\n"))
     return [*attrs]
+
+
+def _bridge_attributes(dev: PciDev) -> list[AnyAttribute]:
+    bus = dev.subordinate
+    if bus is None:
+        return []
+
+    def reset(data: bytes) -> None:
+        if kstrtoul(data) and bus.devices:
+            pci_reset.pci_reset_bus(bus.devices[0])
+
+    return [
+        Attribute("secondary_bus_number", 0o444, lambda: f"{dev.config.read(PCI_SECONDARY_BUS, 1)}\n"),
+        Attribute("subordinate_bus_number", 0o444, lambda: f"{dev.config.read(PCI_SUBORDINATE_BUS, 1)}\n"),
+        Attribute("reset_subordinate", 0o200, store=reset),
+    ]
 
 
 def _reset_attributes(dev: PciDev) -> list[AnyAttribute]:

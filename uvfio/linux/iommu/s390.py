@@ -29,6 +29,7 @@ from typing import Any
 from uvfio.linux.base.pci import pci_bus_type
 from uvfio.linux.base.pci_dev import DmaFault
 from uvfio.linux.iommu import iommu, sysfs, zpci_insn
+from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_CAP_DEFERRED_FLUSH,
@@ -45,7 +46,6 @@ from uvfio.linux.iommu.private import (
     IommuOps,
     IommuResvRegion,
 )
-from uvfio.linux.iommu.vtd import pci_device_group
 from uvfio.linux.iommu.zpci_insn import ZpciDev
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.mutex import Spinlock

@@ -20,6 +20,7 @@ from typing import Any
 
 from uvfio.linux.base.pci import pci_bus_type
 from uvfio.linux.iommu import iommu, smmuv3_hw, smmuv3_viommu, sysfs
+from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_CAP_DEFERRED_FLUSH,
@@ -35,7 +36,6 @@ from uvfio.linux.iommu.private import (
     IommuResvRegion,
 )
 from uvfio.linux.iommu.smmuv3_hw import SmmuHardware, Ste
-from uvfio.linux.iommu.vtd import pci_device_group
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.linux.kernel.xarray import Ida
 from uvfio.runtime.errors import Errno

@@ -22,6 +22,7 @@ from typing import Any
 from uvfio.linux.base.pci import pci_bus_type
 from uvfio.linux.base.pci_dev import DmaFault
 from uvfio.linux.iommu import iommu, sysfs
+from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_CAP_DEFERRED_FLUSH,
@@ -181,19 +182,3 @@ class IntelIommuOps(IommuOps):
 
     def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
         dev.iommu.domain = domain
-
-
-def pci_device_group(dev: Any) -> IommuGroup:
-    """
-    The group for a PCI function, referenced: that of another function of its slot if
-    nothing isolates them, else a new one.
-    """
-    for other in dev.bus.devices:
-        if other is not dev and other.iommu_group is not None and not isolated(dev, other):
-            return iommu.iommu_group_ref_get(other.iommu_group)
-    return iommu.iommu_group_alloc()
-
-
-def isolated(dev: Any, other: Any) -> bool:
-    """Functions of one slot can reach each other behind the IOMMU's back, without ACS."""
-    return bool(dev.bus_nr != other.bus_nr or dev.devfn >> 3 != other.devfn >> 3)

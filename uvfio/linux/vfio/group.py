@@ -426,6 +426,12 @@ def vfio_group_enforced_coherent(group: VfioGroup) -> bool:
         )
 
 
+def vfio_file_has_dev(file: File, device: VfioDevice) -> bool:
+    """Is *device* in the group of *file*?"""
+    group = vfio_group_from_file(file)
+    return group is not None and device.group is group
+
+
 def vfio_file_iommu_group(file: File) -> Any:
     """The iommu_group of a group file, referenced; None for another file, or once it is cut off."""
     group = vfio_group_from_file(file)

@@ -2,15 +2,15 @@
 """
 The device operations of vfio-pci. Mirrors ``drivers/vfio/pci/vfio_pci_core.c``.
 
-Differences from Linux: every function is on the root bus, which cannot be reset, so hot
-reset answers ENODEV after the checks of its argument; no SR-IOV, hence no VF tokens; no
-capabilities in the device info; the device does not sleep in low power; nothing reports
-errors of the bus, so the ERR interrupt only comes when it is injected.
+Differences from Linux: no SR-IOV, hence no VF tokens; no capabilities in the device info;
+the device does not sleep in low power; nothing reports errors of the bus, so the ERR
+interrupt only comes when it is injected; a bus is not reset when the last of its devices
+is closed.
 """
 
 from __future__ import annotations
 
-from errno import EAGAIN, EINVAL, ENODEV, ENOTTY
+from errno import EAGAIN, EINVAL, ENOTTY
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from uvfio.linux.base.pci import (
     pci_disable_device,
     pci_enable_device,
     pci_irq_vectors,
+    pci_is_root_bus,
     pci_restore_state,
     pci_save_state,
     pci_try_reset_function,
@@ -29,7 +30,7 @@ from uvfio.linux.kernel.process import eventfd_ctx_fdget
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
 from uvfio.linux.vfio import main
 from uvfio.linux.vfio.iommufd import VfioIommufdPhysicalOps
-from uvfio.linux.vfio.pci import config, dmabuf, intrs, rdwr
+from uvfio.linux.vfio.pci import config, dmabuf, hot_reset, intrs, rdwr
 from uvfio.linux.vfio.pci.private import PAGE_SIZE, PCI_STD_NUM_BARS, VfioPciCoreDevice, vfio_pci_region_at
 from uvfio.linux.vfio.private import VfioDevice
 from uvfio.runtime.errors import Errno
@@ -77,8 +78,6 @@ from uvfio.uapi.vfio import (
     vfio_device_low_power_entry_with_wakeup,
     vfio_irq_info,
     vfio_irq_set,
-    vfio_pci_hot_reset,
-    vfio_pci_hot_reset_info,
 )
 
 INFO_MIN_SIZE = vfio_device_info.offsetof("cap_offset")
@@ -129,9 +128,9 @@ class VfioPciOps(VfioIommufdPhysicalOps):
         if cmd == VFIO_DEVICE_RESET:
             return vfio_pci_ioctl_reset(core)
         if cmd == VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
-            return vfio_pci_ioctl_get_pci_hot_reset_info(arg)
+            return hot_reset.vfio_pci_ioctl_get_pci_hot_reset_info(core, arg)
         if cmd == VFIO_DEVICE_PCI_HOT_RESET:
-            return vfio_pci_ioctl_pci_hot_reset(device, arg)
+            return hot_reset.vfio_pci_ioctl_pci_hot_reset(core, arg)
         if cmd == VFIO_DEVICE_IOEVENTFD:
             return vfio_pci_ioctl_ioeventfd(core, arg)
         raise Errno(ENOTTY)
@@ -154,10 +153,12 @@ VFIO_PCI_OPS = VfioPciOps()
 
 def vfio_pci_core_register_device(pdev: PciDev) -> None:
     """From a driver's probe: offer *pdev* to user space."""
+    if pdev.hdr_type != 0:
+        raise Errno(EINVAL, "a bridge cannot be assigned")
     core = kzalloc(VfioPciCoreDevice, pdev)
     device = core.vdev = main.vfio_alloc_device(pdev, VFIO_PCI_OPS, core)
-    # On the root bus nothing is reset together with anything else.
-    main.vfio_assign_device_set(device, device)
+    # What is reset together is opened and closed under one lock.
+    main.vfio_assign_device_set(device, device if pci_is_root_bus(pdev.pci_bus) else pdev.pci_bus)
     pdev.driver_data = core
     try:
         main.vfio_register_group_dev(device)
@@ -347,23 +348,6 @@ def vfio_pci_ioctl_reset(core: VfioPciCoreDevice) -> int:
         finally:
             dmabuf.vfio_pci_dma_buf_move(core, not config.vfio_pci_memory_enabled(core))
     return 0
-
-
-def vfio_pci_ioctl_get_pci_hot_reset_info(arg: int) -> int:
-    info = vfio_pci_hot_reset_info.unpack(copy_from_user(arg, vfio_pci_hot_reset_info.size_of))
-    if info.argsz < vfio_pci_hot_reset_info.size_of:
-        raise Errno(EINVAL)
-    raise Errno(ENODEV, "a function on the root bus has neither slot nor bus reset")
-
-
-def vfio_pci_ioctl_pci_hot_reset(device: VfioDevice, arg: int) -> int:
-    reset = vfio_pci_hot_reset.unpack(copy_from_user(arg, vfio_pci_hot_reset.size_of))
-    if reset.argsz < vfio_pci_hot_reset.size_of or reset.flags:
-        raise Errno(EINVAL)
-    # Ownership is shown by group files, or by the iommufd that a cdev is bound to.
-    if bool(reset.count) == device.cdev_opened:
-        raise Errno(EINVAL)
-    raise Errno(ENODEV, "a function on the root bus has neither slot nor bus reset")
 
 
 def vfio_pci_ioctl_ioeventfd(core: VfioPciCoreDevice, arg: int) -> int:
