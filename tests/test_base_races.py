@@ -94,7 +94,7 @@ def explored(bound: bool, *files: tuple[str, str | None]) -> Result:
 
         return lambda: runtime.run_function(judge, "judge")
 
-    result = explore(program, Dpor(), budget=60)
+    result = explore(program, Dpor())
     assert result.finding is None, f"{result.finding}"
     assert result.complete
     return result
@@ -200,6 +200,6 @@ def test_an_open_that_races_with_removal_never_meets_a_freed_device() -> None:
 
         return judge
 
-    result = explore(program, Dpor(), budget=60)
+    result = explore(program, Dpor())
     assert result.finding is None, f"{result.finding}"
     assert set(result.outcomes) == {"ok", "ENXIO", "ENODEV"}

@@ -47,7 +47,7 @@ def attach(idev: Any, pt_id: int) -> None:
     device.iommufd_device_attach(idev, pt_id)
 
 
-def every_order(setup: Callable[[], Bodies], budget: float = 20) -> Result:
+def every_order(setup: Callable[[], Bodies], budget: float | None = None) -> Result:
     """Explore the first two functions that *setup* answers; the third cleans up and checks."""
 
     def program(runtime: ControlledRuntime) -> Judge:

@@ -276,7 +276,7 @@ def test_a_function_has_its_whims_at_every_instruction() -> None:
 def test_without_its_lock_it_is_found(name: str, lock: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for cls in (Mutex, Spinlock):
         take_out(monkeypatch, cls, lock)
-    finding = explore(SCENARIOS[name].program, Dpor(), budget=60).finding
+    finding = explore(SCENARIOS[name].program, Dpor()).finding
     assert finding is not None
     assert finding.kind == kind
     assert finding.schedule

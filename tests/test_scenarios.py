@@ -51,7 +51,7 @@ def test_every_known_bug_of_linux_has_its_fix_in_the_catalogue():
 def test_without_the_group_lock_it_is_found_and_replays(name, monkeypatch):
     take_out_group_lock(monkeypatch)
     scenario = SCENARIOS[name]
-    finding = explore(scenario.program, Dpor(), budget=60).finding
+    finding = explore(scenario.program, Dpor()).finding
     assert finding is not None
     assert finding.schedule, "found while setting up, not by interleaving"
     again = explore(scenario.program, Replay(decode(finding.replay))).finding
