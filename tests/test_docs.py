@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from uvfio.cli.usage import load_machine_file
+from uvfio.linux.base.pci import pci_host
+from uvfio.machine import Machine
+
 ROOT = Path(__file__).resolve().parent.parent
-DOCTESTED = ["uvfio.runtime.schedule", "uvfio.runtime.errors", "uvfio.uapi.cstruct", "uvfio.cli.usage"]
+DOCTESTED = ["uvfio.runtime.schedule", "uvfio.runtime.errors", "uvfio.uapi.cstruct", "uvfio.topology", "uvfio.cli.top"]
 
 
 @pytest.mark.parametrize("name", DOCTESTED)
@@ -40,6 +44,21 @@ def test_the_counts_in_the_readme_are_what_explore_prints():
     assert done.returncode == 0
     for line in done.stdout.splitlines():
         assert line.partition(" steps, ")[0] in text, line
+
+
+def test_the_machine_file_in_the_documentation_makes_what_it_says(tmp_path):
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/machines.md").read_text(), re.DOTALL)
+    assert block is not None
+    path = tmp_path / "machine.yaml"
+    path.write_text(block[1])
+    file = load_machine_file(str(path))
+    machine = Machine(iommu=file.iommu)
+    machine.boot(file.devices)
+    found = machine.run(lambda: {bdf: dev.iommu_group.id for bdf, dev in pci_host().found.items()})
+    assert set(re.findall(r"0000:\d\d:\d\d\.\d", block[1])) == {"0000:00:01.0", "0000:01:00.0"} <= set(found)
+    assert list(found.values()).count(found["0000:01:00.0"]) == 1
+    assert found["0000:00:05.0"] == found["0000:02:00.0"]
+    assert found["0000:00:06.0"] == found["0000:03:01.0"] == found["0000:03:02.0"]
 
 
 def test_links_between_documents_lead_somewhere():

@@ -23,7 +23,7 @@ ALLOWED = {
     "scenarios": {"machine", "explore", "check", "linux", "devices", "runtime", "uapi"},
     "bugs": {"scenarios", "explore", "check", "runtime"},
     "report": {"explore", "runtime"},
-    "live": {"machine", "devices", "linux", "runtime", "uapi"},
+    "live": {"machine", "topology", "devices", "linux", "runtime", "uapi"},
     "cli": {
         "live",
         "bugs",
@@ -32,6 +32,7 @@ ALLOWED = {
         "explore",
         "check",
         "machine",
+        "topology",
         "devices",
         "linux",
         "runtime",

@@ -38,6 +38,36 @@ class Plugged:
     id: str | None = None  # of a bridge: what others call it
 
 
+def parse_device(text: str) -> Plugged:
+    """
+    ``MODEL[@BDF][,key=value...]``; ``driver=`` names who drives it, ``id=`` names a bridge
+    and ``bus=`` the one that it is behind; the rest is the model's own. ValueError.
+
+    >>> parse_device("edu@0000:00:05.0,driver=none").driver
+    'none'
+    """
+    head, *settings = text.split(",")
+    model, at, address = head.partition("@")
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not key or not equals:
+            raise ValueError(f"-d {text}: an option must be key=value, not {setting!r}")
+        options[key] = value
+    return plugged(f"-d {text}", model, address if at else None, options)
+
+
+def plugged(where: str, model: str, address: Any, options: dict[str, Any]) -> Plugged:
+    """From what a user wrote at *where*. ValueError."""
+    if address is not None and not (
+        isinstance(address, str) and (_FULL.fullmatch(address) or _SHORT.fullmatch(address))
+    ):
+        raise ValueError(f"{where}: the address must look like 0000:00:01.0, or 01.0, not {address!r}")
+    driver = options.pop("driver", DEFAULT_DRIVER)
+    bus, name = (options.pop(key, None) for key in ("bus", "id"))
+    return Plugged(model, address, str(driver), options, bus, name)
+
+
 def place(
     devices: Sequence[Plugged], hardware: Mapping[str, Any], bridges: Mapping[str, str]
 ) -> tuple[list[tuple[Plugged, PciDevice, str]], dict[str, str]]:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from uvfio.cli.usage import MachineFile, UsageError, load_machine_file, parse_device
+from uvfio.cli.usage import MachineFile, UsageError, load_machine_file
 from uvfio.live import supervisor
 from uvfio.live.spawn import CannotRun
 from uvfio.live.trace import Tracer
 from uvfio.machine import PLATFORMS, Machine
+from uvfio.topology import parse_device
 
 EXAMPLE = "example: uvfio run -d edu -- python3 examples/edu_client.py"
 
@@ -47,9 +48,9 @@ def main(args: argparse.Namespace) -> int:
     if not argv:
         raise UsageError("there must be a program to run, after --")
     file = load_machine_file(args.machine) if args.machine else MachineFile([])
-    devices = file.devices + [parse_device(text) for text in args.device]
     machine = Machine(iommu=args.iommu or file.iommu or "vtd")
     try:
+        devices = file.devices + [parse_device(text) for text in args.device]
         machine.boot(devices)
         with _trace_file(args.trace) as out:
             return supervisor.run(argv, machine, Tracer(out, args.json) if out is not None else None, args.verbose)

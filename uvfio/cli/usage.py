@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the verbs share: how bad input is reported, and ``-d`` and ``-m``."""
+"""What the verbs share: how bad input is reported, and machine files."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,11 +11,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from uvfio.machine import DEFAULT_DRIVER, PLATFORMS, Plugged
+from uvfio.machine import PLATFORMS, Plugged
+from uvfio.topology import plugged
 
 T = TypeVar("T")
-
-_BDF = re.compile(r"(0000:[0-9a-f]{2}:)?[01][0-9a-f]\.[0-7]")
 
 
 class UsageError(Exception):
@@ -40,25 +38,6 @@ class MachineFile:
     iommu: str | None = None
 
 
-def parse_device(text: str) -> Plugged:
-    """
-    ``MODEL[@BDF][,key=value...]``; ``driver=`` names who drives it, ``id=`` names a bridge
-    and ``bus=`` the one that it is behind; the rest is the model's own.
-
-    >>> parse_device("edu@0000:00:05.0,driver=none").driver
-    'none'
-    """
-    head, *settings = text.split(",")
-    model, at, bdf = head.partition("@")
-    options: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not key or not equals:
-            raise UsageError(f"-d {text}: an option must be key=value, not {setting!r}")
-        options[key] = value
-    return _plugged(f"-d {text}", model, bdf if at else None, options)
-
-
 def load_machine_file(path: str) -> MachineFile:
     """
     A machine file: which IOMMU (may be left out), and the devices, in order::
@@ -70,7 +49,8 @@ def load_machine_file(path: str) -> MachineFile:
             driver: vfio-pci
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        # Everything is text: in YAML 01.0 would be a number, 0000:00:01.0 a time, and off false.
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not text"
         raise UsageError(f"the machine file must be readable: {path}: {reason}") from None
@@ -91,13 +71,8 @@ def _from_entry(path: str, n: int, entry: Any) -> Plugged:
     if not isinstance(entry, dict) or not isinstance(entry.get("model"), str):
         raise UsageError(f"{where}: must have a model")
     options = dict(entry)
-    model, bdf = options.pop("model"), options.pop("at", None)
-    return _plugged(where, model, bdf, options)
-
-
-def _plugged(where: str, model: str, bdf: Any, options: dict[str, Any]) -> Plugged:
-    if bdf is not None and (not isinstance(bdf, str) or not _BDF.fullmatch(bdf)):
-        raise UsageError(f"{where}: the address must look like 0000:00:01.0, or 01.0, not {bdf!r}")
-    driver = options.pop("driver", DEFAULT_DRIVER)
-    bus, name = (options.pop(key, None) for key in ("bus", "id"))
-    return Plugged(model, bdf, str(driver), options, bus, name)
+    model, address = options.pop("model"), options.pop("at", None)
+    try:
+        return plugged(where, model, address, options)
+    except ValueError as e:
+        raise UsageError(str(e)) from None

@@ -2,9 +2,9 @@
 """
 The control socket: what happens to the machine from outside while a program runs.
 
-One command a line, one line of JSON as the answer: ``list``, ``plug MODEL[@BDF]``,
-``unplug BDF``. A command is a task: an unplug that waits for a client holds up its own
-connection and nobody else. The path is in the client's environment (UVFIO_CONTROL).
+One command a line, one line of JSON as the answer; see ``COMMANDS``. A command is a
+task: an unplug that waits for a client holds up its own connection and nobody else. The
+path is in the client's environment (UVFIO_CONTROL), and ``uvfio ctl`` finds it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,42 @@ import json
 import os
 import select
 import socket
+from collections.abc import Callable
 from typing import Any
 
-from uvfio.linux.kernel.kernfs import kernfs_find
+from uvfio.devices.mdev import mdev_parents
+from uvfio.linux.base.pci import PciDev, pci_host, pci_reset_function
 from uvfio.live.loop import Loop
-from uvfio.machine import Plugged, plug, unplug
+from uvfio.live.running import NoMachine, directory
+from uvfio.live.status import devices
+from uvfio.machine import plug, unplug
 from uvfio.runtime.errors import Errno
+from uvfio.topology import parse_device
 
 MAX_LINE = 4096
+COMMANDS = (
+    "list",
+    "status",
+    "plug MODEL[@BDF][,key=value...]",
+    "unplug BDF",
+    "reset BDF",
+    "fault BDF dma [COUNT]",
+    "fault BDF error",
+)
 
 
 class Control:
-    def __init__(self, loop: Loop, directory: str) -> None:
+    """*status()* answers what there is; *fallback* is a directory for when there is no public one."""
+
+    def __init__(self, loop: Loop, fallback: str, status: Callable[[], dict[str, Any]]) -> None:
         self.loop = loop
-        self.path = os.path.join(directory, "control")
+        self.status = status
+        try:
+            self.path = str(directory() / str(os.getpid()))
+        except NoMachine:
+            self.path = os.path.join(fallback, "control")
+        if os.path.exists(self.path):
+            os.unlink(self.path)  # of a process that had this number before us
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(self.path)
         self._socket.listen(8)
@@ -40,6 +62,7 @@ class Control:
             self.loop.unwatch(each.fileno())
             each.close()
         self._partial.clear()
+        os.unlink(self.path)
 
     def _accept(self) -> None:
         connection, _addr = self._socket.accept()
@@ -68,20 +91,46 @@ class Control:
     def _command(self, words: list[str]) -> dict[str, Any]:
         try:
             return {"ok": True, "result": self._do(words)}
-        except (Errno, ValueError, KeyError) as e:
+        except (Errno, ValueError) as e:
             return {"ok": False, "error": str(e)}
 
     def _do(self, words: list[str]) -> Any:
         match words:
             case ["list"]:
-                devices = kernfs_find("/sys/bus/pci/devices")
-                return sorted(devices.children) if devices is not None else []
+                return devices()
+            case ["status"]:
+                return self.status()
             case ["plug", what]:
-                model, _, bdf = what.partition("@")
-                return plug(Plugged(model, bdf or None))[0]
+                return plug(parse_device(what))[0]
             case ["unplug", bdf]:
-                if kernfs_find(f"/sys/bus/pci/devices/{bdf}") is None:
-                    raise ValueError(f"there is no device {bdf}")
+                if bdf not in mdev_parents().found:
+                    _function(bdf)
                 unplug(bdf)
                 return bdf
-        raise ValueError("commands: list, plug MODEL[@BDF], unplug BDF")
+            case ["reset", bdf]:
+                pci_reset_function(_function(bdf))
+                return bdf
+            case ["fault", bdf, "dma"]:
+                _function(bdf).dma_faults += 1
+                return bdf
+            case ["fault", bdf, "dma", count] if count.isdigit():
+                _function(bdf).dma_faults += int(count)
+                return bdf
+            case ["fault", bdf, "error"]:
+                return _report_error(_function(bdf))
+        raise ValueError(f"the command must be one of: {'; '.join(COMMANDS)}")
+
+
+def _function(bdf: str) -> PciDev:
+    found = pci_host().found.get(bdf)
+    if found is None:
+        raise ValueError(f"there must be a device at {bdf}")
+    return found
+
+
+def _report_error(dev: PciDev) -> str:
+    """The bus says that *dev* has met an error that cannot be corrected."""
+    if dev.driver is None:
+        raise ValueError(f"{dev.bdf} must have a driver to hear of an error")
+    dev.driver.err_error_detected(dev)  # type: ignore[attr-defined]
+    return dev.bdf

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from errno import EIO
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from uvfio.linux.kernel.fs import File, fput, run_task_works
 from uvfio.linux.kernel.kernfs import kernfs_write
@@ -35,6 +35,7 @@ from uvfio.live.regions import Regions
 from uvfio.live.shellwrite import ShellWrites, Write
 from uvfio.live.signals import forwarded
 from uvfio.live.spawn import fd_base, spawn
+from uvfio.live.status import CallCounter, Trace, address_spaces, devices
 from uvfio.live.sysno import SYS, SYSCALL_NAME
 from uvfio.live.view import View
 from uvfio.machine import Machine
@@ -46,16 +47,6 @@ MMAP = SYS["mmap"]
 IOCTL = SYS["ioctl"]
 UVFIO_FAILED = 125
 SETTLE_SECONDS = 2.0  # for fds that processes outside of the filter may hold
-
-
-class Trace(Protocol):
-    """Hears of every call that we answered (``uvfio run --trace``)."""
-
-    def call(self, thread: LiveThread, name: str, args: tuple[int, ...], file: File | None, result: int | None) -> None:
-        """
-        *result* is negative for an errno, None when the host goes on with the call.
-        Called before the client goes on.
-        """
 
 
 class Supervisor:
@@ -79,6 +70,7 @@ class Supervisor:
         self.status: int | None = None
         self.deserted = False  # no process is under the filter any more
         self._main = 0
+        self._argv: list[str] = []
         self._control: Control | None = None
         self._shell_writes: ShellWrites | None = None
         self._listener: Listener
@@ -89,7 +81,8 @@ class Supervisor:
 
     def run(self, argv: Sequence[str]) -> int:
         """Run *argv* until nothing under its filter is left; its exit status as a shell shows it."""
-        self._control = control = Control(self.loop, self.view.root)
+        self._control = control = Control(self.loop, self.view.root, self._status)
+        self._argv = list(argv)
         env = dict(os.environ, UVFIO_CONTROL=control.path)
         base = fd_base()
         self._main, listener = spawn(argv, env, base, modelled_kvm=self._host_vms is None)
@@ -121,6 +114,20 @@ class Supervisor:
 
     def complain(self, line: str) -> None:
         sys.stderr.write(f"uvfio: {line}\n")
+
+    def _status(self) -> dict[str, Any]:
+        """What there is now. Whoever asks wants to know of calls, too: they are counted from then on."""
+        if not isinstance(self.trace, CallCounter):
+            self.trace = CallCounter(self.trace)
+        return {
+            "pid": os.getpid(),
+            "program": self._argv,
+            "processes": len(self._clients.by_pid),
+            "files": len(self.open_files.by_link),
+            "devices": devices(),
+            "address_spaces": address_spaces(self.open_files.by_link.values()),
+            "calls": dict(self.trace.counts),
+        }
 
     def _add_handlers(self) -> None:
         for name, on_fd in FdCalls(self.regions.mapped, self._copied).handlers().items():

@@ -122,7 +122,7 @@ def _place(offset: int) -> str:
 
 
 def _ioctl(thread: LiveThread, cmd: int, arg: int, file: File) -> Iterator[tuple[str, str]]:
-    known = _requests(file).get(cmd)
+    known = requests_of(file).get(cmd)
     if known is None:
         yield "request", f"{cmd:#x}"
         yield "arg", f"{arg:#x}"
@@ -139,7 +139,7 @@ def _ioctl(thread: LiveThread, cmd: int, arg: int, file: File) -> Iterator[tuple
         yield "arg", _struct(thread, arg, struct, file)
 
 
-def _requests(file: File) -> Mapping[int, tuple[str, Any]]:
+def requests_of(file: File) -> Mapping[int, tuple[str, Any]]:
     """What a file of this kind knows; a container's calls also work on an iommufd."""
     kind = type(file.f_op).__name__
     if kind.startswith("VfioGroup"):

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from uvfio.linux.base.pci_bus import PciBus
 from uvfio.linux.base.private import Device
+from uvfio.linux.kernel.printk import printk
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
@@ -91,6 +92,8 @@ class PciModel(Protocol):
     windows: dict[str, tuple[int, int]]  # of a bridge: first and last that it decodes, by kind of address
 
     @property
+    def name(self) -> str: ...
+    @property
     def config(self) -> Config: ...
     @property
     def bars(self) -> Sequence[Bar]: ...  # six
@@ -132,6 +135,7 @@ class PciDev(Device):
         self.broken_parity_status = 0
         self.msi_bus = 1
         self.is_added = False
+        self.dma_faults = 0  # how many accesses to come are blocked, whatever is mapped
         self.has_fwnode = True
 
     @property
@@ -187,6 +191,10 @@ class PciDev(Device):
 
     def _translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
         if not self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER or self.iommu is None:
+            raise DmaFault(iova)
+        if self.dma_faults:
+            self.dma_faults -= 1
+            printk(f"{self.bdf}: DMA {'write' if write else 'read'} at {iova:#x} blocked, as was asked for")
             raise DmaFault(iova)
         pieces: list[tuple[PinnedPages, int, int]] = self.iommu.translate(iova, n, write)
         return pieces

@@ -2,7 +2,7 @@
 """
 The PCI bus type and its drivers. Mirrors ``drivers/pci/pci-driver.c``.
 
-Differences from Linux: no power management, no error recovery callbacks.
+Differences from Linux: no power management; of error recovery only the news of an error.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class PciDriver(Driver):
     def __init__(self) -> None:
         super().__init__()
         self.dynids: list[PciDeviceId] = []
+
+    def err_error_detected(self, dev: PciDev) -> None:
+        """``err_handler->error_detected``: *dev* has met an error that cannot be corrected."""
 
     def err_reset_prepare(self, dev: PciDev) -> None:
         """``err_handler->reset_prepare``: the function is about to be reset."""

@@ -3,8 +3,8 @@
 The device operations of vfio-pci. Mirrors ``drivers/vfio/pci/vfio_pci_core.c``.
 
 Differences from Linux: no SR-IOV, hence no VF tokens; no capabilities in the device info;
-the device does not sleep in low power; nothing reports errors of the bus, so the ERR
-interrupt only comes when it is injected; a bus is not reset when the last of its devices
+the device does not sleep in low power; an error of the bus is only reported when somebody
+injects it; a bus is not reset when the last of its devices
 is closed.
 """
 
@@ -173,6 +173,14 @@ def vfio_pci_core_unregister_device(pdev: PciDev) -> None:
     device = core.vdev
     main.vfio_unregister_group_dev(device)
     main.vfio_put_device(device)
+
+
+def vfio_pci_core_aer_err_detected(pdev: PciDev) -> None:
+    """The bus has met an error that it cannot correct: tell the user."""
+    core: VfioPciCoreDevice = pdev.driver_data
+    with core.igate:
+        if core.err_trigger is not None:
+            core.err_trigger.signal()
 
 
 def vfio_pci_core_match(device: VfioDevice, name: str) -> bool:

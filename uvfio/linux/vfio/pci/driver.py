@@ -27,6 +27,9 @@ class VfioPciDriver(PciDriver):
     def remove(self, pdev: PciDev) -> None:
         core.vfio_pci_core_unregister_device(pdev)
 
+    def err_error_detected(self, dev: PciDev) -> None:
+        core.vfio_pci_core_aer_err_detected(dev)
+
 
 def vfio_pci_init() -> None:
     load_module("vfio_pci")
