@@ -4,6 +4,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from shared import need
@@ -33,3 +34,34 @@ def test_every_claim_of_a_probe_agrees(probe, claims):
     assert (int(said[1]), int(said[2])) == (claims, claims)
     assert done.returncode == 0
     assert "uvfio:" not in done.stderr, done.stderr
+
+
+# What the reference machine's ls is (busybox), and what it has and we list as differences.
+LISTING = re.compile(r"^([-dlcb]\S{9}) +\d+ \S+ +\S+ +(\d+(?:, +\d+)?) .* (\S+)$")
+OF_FIRMWARE = ("firmware_node ", "link ")
+
+
+def canonical(text: str) -> list[str]:
+    """Without dates, owners' names, column widths, the size of directories and the kernel's log."""
+    lines = []
+    for line in text.splitlines():
+        found = LISTING.match(line)
+        if found is not None:
+            size = "" if found[1].startswith("d") else re.sub(" +", " ", found[2])
+            line = f"{found[1]} {size} {found[3]}"
+        for name in OF_FIRMWARE:
+            line = line.replace(f" {name}", " ")
+        if not line.startswith("pci 0000:"):
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.live
+def test_sysfs_and_dev_list_and_contain_what_the_reference_kernel_printed():
+    conformance = need("conformance") / "conformance"
+    models = [f"{Path(__file__).parent}/clients/ich9.py:{name}" for name in ("Lpc@1f.0", "Ahci@1f.2", "Smbus@1f.3")]
+    devices = [word for model in ("edu", "pci-testdev", "e1000e", *models) for word in ("-d", f"{model},driver=none")]
+    command = [sys.executable, "-m", "uvfio", "run", *devices, "--"]
+    command += ["env", f"PYTHONPATH={conformance}", sys.executable, str(conformance / "sysfs.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert canonical(done.stdout) == canonical((conformance / "sysfs.txt").read_text()), done.stderr
