@@ -32,6 +32,12 @@ class Pages:
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         self.data[offset : offset + len(data)] = data
 
+    def phys(self, offset: int) -> int:
+        return (1 << 30) + offset
+
+    def contiguous(self, offset: int) -> int:
+        return self.length - offset
+
     def unpin(self) -> None:
         return
 

@@ -28,6 +28,7 @@ from uvfio.linux.iommufd import device, objects, vfio_compat
 from uvfio.linux.iommufd.pages import user_struct
 from uvfio.linux.kernel.dma_buf import DmaBuf, dma_buf_export
 from uvfio.linux.kernel.fs import fput_sync
+from uvfio.linux.kernel.process import CAP_IPC_LOCK
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import is_freed
 from uvfio.runtime.task import current
@@ -296,6 +297,7 @@ def test_the_locked_page_limit() -> None:
     i = Iommu()
     idev, q, va = bind(i), i.ioas(), i.buffer(16 * PG)
     i.process.mm.limit = 4
+    i.process.capabilities = set(range(64)) - {CAP_IPC_LOCK}
     assert i.map(q, va, 8 * PG, 0x10000, 7)[0] == 0
     assert attach(idev, q) == ENOMEM
     assert i.unmap(q, 0, U64_MAX)[0] == 0
@@ -337,6 +339,12 @@ class Bar:
 
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         return
+
+    def phys(self, offset: int) -> int:
+        return (1 << 30) + offset
+
+    def contiguous(self, offset: int) -> int:
+        return self.length - offset
 
     def unpin(self) -> None:
         return

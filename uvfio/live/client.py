@@ -18,10 +18,12 @@ from errno import EBADF, EMFILE
 
 from uvfio.linux.kernel.fs import O_CLOEXEC, File, FileOperations
 from uvfio.linux.kernel.process import CAP_IPC_LOCK
+from uvfio.live import host
 from uvfio.live.eventfd import LiveEventfd, Poller, eventfd_of
 from uvfio.live.files import OpenFiles
 from uvfio.live.memory import LiveMm
 from uvfio.live.notify import Call, Listener
+from uvfio.live.sharedfile import ClientFile, NoMemory
 from uvfio.runtime.errors import Errno
 
 HOST_FILE = FileOperations()  # of a file that is none of ours: every use as one of ours fails
@@ -38,7 +40,6 @@ class Client:
         self.pidfd = os.pidfd_open(pid)
         self.threads: dict[int, LiveThread] = {}
         self.comm = ""
-        self.ipc_lock = False
         self.cwd_fd = -1  # what chdir.py left open
         try:
             self.read_status()
@@ -51,7 +52,6 @@ class Client:
         with open(f"/proc/{self.pid}/status", encoding="utf-8", errors="replace") as lines:
             status = dict(line.rstrip("\n").split(":\t", 1) for line in lines if ":\t" in line)
         self.comm = status["Name"]
-        self.ipc_lock = bool(int(status["CapEff"], 16) >> CAP_IPC_LOCK & 1)
 
     def new_mm(self) -> None:
         """The process has exec'ed: it has an address space of its own again."""
@@ -94,7 +94,7 @@ class LiveThread:
         return self
 
     def capable(self, capability: int) -> bool:
-        return capability != CAP_IPC_LOCK or self.client.ipc_lock
+        return capability != CAP_IPC_LOCK or host.has_capability(self.tid, CAP_IPC_LOCK)
 
     def file_of(self, fd: int) -> File | None:
         """The modelled File that *fd* stands for. None: it is the host's, or not open."""
@@ -117,6 +117,15 @@ class LiveThread:
         if fd < 0 or not self.is_open(fd):
             raise Errno(EBADF)
         return File(HOST_FILE, name="host file")
+
+    def memory(self, fd: int) -> ClientFile | NoMemory:
+        if self.file_of(fd) is not None:
+            return NoMemory()  # and a duplicate of it would keep it open
+        try:
+            ours = host.pidfd_getfd(self.client.pidfd, fd)
+        except OSError:
+            raise Errno(EBADF) from None
+        return ClientFile(ours, self.mm.pin_file, self.clients.open_files.shared)
 
     def eventfd(self, fd: int) -> LiveEventfd:
         return eventfd_of(self.client.pidfd, fd, self.clients.poller)

@@ -22,6 +22,7 @@ from errno import EAGAIN, EFAULT
 from uvfio.linux.kernel.fs import File
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.live import host
+from uvfio.live.sharedfile import SharedFiles
 from uvfio.runtime.errors import Errno
 
 _EVENT = struct.Struct("<iIII")
@@ -52,6 +53,7 @@ class OpenFiles:
         self._device = -1  # that memfds are on
         # What regions.py knows of device files: their size and content, and DMA to what is mapped.
         self.furnish: Callable[[File, int], None] = lambda _file, _memfd: None
+        self.shared = SharedFiles()  # files of the host
         self.device_memory: Callable[[int, int, int], PinnedPages] = _no_device
 
     def create(self, file: File, keep_content: bool = False) -> int:

@@ -56,6 +56,31 @@ def same_file(fd: int, other: int) -> bool:
         return False  # a host without kcmp
 
 
+_capget = libc.capget
+_fstatfs = libc.fstatfs
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def has_capability(tid: int, capability: int) -> bool:
+    """Is *capability* effective in that thread? Not in one that is gone."""
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, tid)
+    data = ctypes.create_string_buffer(24)  # effective, permitted, inheritable of 32 capabilities, twice
+    if _capget(header, data) != 0:
+        return False
+    effective: int = struct.unpack_from("<I", data, capability // 32 * 12)[0]
+    return bool(effective >> capability % 32 & 1)
+
+
+def fstatfs_type(fd: int) -> int:
+    """The magic number of the file system that *fd* is on."""
+    data = ctypes.create_string_buffer(120)
+    if _fstatfs(fd, data) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    magic: int = struct.unpack_from("<q", data)[0]
+    return magic
+
+
 class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 

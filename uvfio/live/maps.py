@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 Which mapping of a process covers an address: PROCMAP_QUERY (Linux 6.11), or
-``/proc/PID/maps`` read line by line where the host does not have it.
+``/proc/PID/smaps`` read line by line where the host does not have it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Mapping:
     offset: int
     inode: int
     device: int  # that the inode is on
+    page_size: int
 
 
 def mapping_at(maps: int, pid: int, addr: int) -> Mapping | None:
@@ -42,21 +43,27 @@ def mapping_at(maps: int, pid: int, addr: int) -> Mapping | None:
         if e.errno == ENOTTY:
             return _from_text(pid, addr)
         raise
-    _size, _flags, _addr, start, end, flags, _page, offset, inode, major, minor = _QUERY.unpack(query)[:11]
+    _size, _flags, _addr, start, end, flags, page, offset, inode, major, minor = _QUERY.unpack(query)[:11]
     rights = bool(flags & _READABLE), bool(flags & _WRITABLE), bool(flags & _SHARED)
-    return Mapping(start, end, *rights, offset, inode, os.makedev(major, minor))
+    return Mapping(start, end, *rights, offset, inode, os.makedev(major, minor), page)
 
 
 def _from_text(pid: int, addr: int) -> Mapping | None:
+    """From ``smaps``, as ``maps`` does not tell the page size."""
+    found: list[str] = []
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
-                span, perms, offset, device, inode = line.split(maxsplit=5)[:5]
-                start, end = (int(part, 16) for part in span.split("-"))
-                if start <= addr < end:
-                    major, minor = (int(part, 16) for part in device.split(":"))
-                    where = int(offset, 16), int(inode), os.makedev(major, minor)
-                    return Mapping(start, end, perms[0] == "r", perms[1] == "w", perms[3] == "s", *where)
+                words = line.split(maxsplit=5)
+                if not words[0].endswith(":"):
+                    start, end = (int(part, 16) for part in words[0].split("-"))
+                    found = words if start <= addr < end else []
+                elif found and words[0] == "KernelPageSize:":
+                    start, end = (int(part, 16) for part in found[0].split("-"))
+                    perms, (major, minor) = found[1], (int(part, 16) for part in found[3].split(":"))
+                    where = int(found[2], 16), int(found[4]), os.makedev(major, minor)
+                    rights = perms[0] == "r", perms[1] == "w", perms[3] == "s"
+                    return Mapping(start, end, *rights, *where, int(words[1]) * 1024)
     except OSError:
         pass
     return None

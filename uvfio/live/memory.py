@@ -7,14 +7,14 @@ after an exec the old one reads nothing, which is how we notice. Differences fro
 kernel that holds pages:
 
 * private memory is reached through the address space, so what the client unmaps
-  (or replaces) while a device may still reach it is gone for the device, too;
+  (or replaces) while a device may still reach it is gone for the device, too; a page of
+  it is told from others by its address, and a child never shares one with its parent;
 * a copy from user space also succeeds for memory mapped PROT_NONE;
 * device memory (``follow_pfn``) must be one mapping from end to end.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import resource
 from bisect import bisect_right
@@ -22,10 +22,12 @@ from collections.abc import Callable
 from errno import EFAULT, EINVAL
 from typing import TYPE_CHECKING
 
-from uvfio.linux.kernel.process import PinnedPages
+from uvfio.linux.kernel.page_alloc import Frames, contiguous_in
+from uvfio.linux.kernel.process import CAP_IPC_LOCK, PinnedPages
 from uvfio.live import bulk, host
 from uvfio.live.filter import REGION_TAG
-from uvfio.live.maps import mapping_at, open_mapped_file
+from uvfio.live.maps import Mapping, mapping_at, open_mapped_file
+from uvfio.live.sharedfile import Key, SharedFile
 from uvfio.runtime.errors import Errno
 
 if TYPE_CHECKING:
@@ -51,7 +53,9 @@ class LiveMm:
             os.close(self.mem)
             raise
         self.writer = host.RemoteWriter(self.pid)
-        self.shared: dict[tuple[int, int], SharedFile] = {}  # by device and inode, while something of it is pinned
+        self.pinned_vm = 0
+        self.frames = Frames()  # of private memory
+        self.seen_frames: dict[Key, Frames] = {}  # of files that somebody has asked about
         self.strip_tag_at = 0  # a region offset at this address is read without our tag
 
     def __repr__(self) -> str:
@@ -123,17 +127,35 @@ class LiveMm:
             raise
         return pages
 
+    def pin_file(self, shared: SharedFile, start: int, length: int) -> LivePages:
+        """Part of a file, mapped or not."""
+        pages = LivePages(self, start, length)
+        pages.add(start, shared, start, shared.page_size)
+        return pages
+
+    def phys(self, addr: int) -> int:
+        found = self._mapping(addr)
+        if not found.shared or not found.inode:
+            return self.frames.phys(addr, found.page_size)
+        key = found.device, found.inode
+        if self.client.open_files.owns(*key):
+            raise Errno(EFAULT, "registers of a device are not memory")
+        frames = self.seen_frames.get(key)
+        if frames is None:
+            frames = self.seen_frames[key] = self.client.open_files.shared.frames_of(key)
+        return frames.phys(found.offset + addr - found.start, found.page_size)
+
     def follow_pfn(self, addr: int, length: int, writable: bool) -> PinnedPages:
         """The registers or memory of a device that the client has mapped. Errno EFAULT."""
-        found = mapping_at(self.maps, self.pid, addr) if addr < TASK_SIZE else None
-        if found is None or not found.shared or addr + length > found.end or (writable and not found.writable):
+        found = self._mapping(addr)
+        if not found.shared or addr + length > found.end or (writable and not found.writable):
             raise Errno(EFAULT)
         if not self.client.open_files.owns(found.device, found.inode):
             raise Errno(EFAULT)
         return self.client.open_files.device_memory(found.inode, found.offset + addr - found.start, length)
 
     def memlock_limit(self) -> int | None:
-        if self.client.ipc_lock:
+        if host.has_capability(self.pid, CAP_IPC_LOCK):
             return None
         try:
             soft, _hard = resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)
@@ -141,57 +163,28 @@ class LiveMm:
             return None
         return None if soft == resource.RLIM_INFINITY else soft // PAGE_SIZE
 
-    def _pin_mapping(self, pages: LivePages, at: int, end: int, writable: bool) -> int:
-        if at >= TASK_SIZE:
+    def _mapping(self, addr: int) -> Mapping:
+        """Errno EFAULT when nothing is mapped there, or the process is gone."""
+        found = mapping_at(self.maps, self.pid, addr) if self.maps >= 0 and addr < TASK_SIZE else None
+        if found is None:
             raise Errno(EFAULT)
-        found = mapping_at(self.maps, self.pid, at)
-        if found is None or not (found.writable if writable else found.readable):
+        return found
+
+    def _pin_mapping(self, pages: LivePages, at: int, end: int, writable: bool) -> int:
+        found = self._mapping(at)
+        if not (found.writable if writable else found.readable):
             raise Errno(EFAULT)
         last = min(end, found.end)
         if found.shared and found.inode:
             if self.client.open_files.owns(found.device, found.inode):
                 raise Errno(EFAULT, "registers of a device are not memory")
             key = found.device, found.inode
-            shared = self.shared.get(key)
-            if shared is None:
-                fd = open_mapped_file(self.pid, found)
-                if fd is not None:
-                    shared = self.shared[key] = SharedFile(self, key, fd)
+            shared = self.client.open_files.shared.find(key, lambda: open_mapped_file(self.pid, found))
             if shared is not None:
-                pages.add(at, shared, found.offset + at - found.start)
+                pages.add(at, shared, found.offset + at - found.start, found.page_size)
                 return last
-        pages.add(at, None, 0)
+        pages.add(at, None, 0, found.page_size)
         return last
-
-
-class SharedFile:
-    """A file that the client has mapped shared; we map what is pinned of it, too."""
-
-    def __init__(self, mm: LiveMm, key: tuple[int, int], fd: int) -> None:
-        self.mm = mm
-        self.key = key
-        self.fd = fd
-        self.users = 0
-        self.view: mmap.mmap | None = None
-
-    def bytes_at(self, offset: int, n: int) -> memoryview:
-        """*n* bytes at *offset*; Errno EFAULT beyond the end of the file."""
-        if self.view is None or offset + n > len(self.view):
-            size = os.fstat(self.fd).st_size
-            if offset + n > size:
-                raise Errno(EFAULT)
-            try:
-                self.view = mmap.mmap(self.fd, size)
-            except OSError:
-                raise Errno(EFAULT) from None
-        return memoryview(self.view)[offset : offset + n]
-
-    def put(self) -> None:
-        self.users -= 1
-        if self.users == 0:
-            os.close(self.fd)
-            self.view = None
-            self.mm.shared.pop(self.key, None)
 
 
 class LivePages:
@@ -203,13 +196,15 @@ class LivePages:
         self.length = length
         self.starts: list[int] = []
         self.pieces: list[tuple[SharedFile | None, int]] = []
+        self.page_sizes: list[int] = []  # one each
 
-    def add(self, addr: int, shared: SharedFile | None, offset: int) -> None:
+    def add(self, addr: int, shared: SharedFile | None, offset: int, page_size: int) -> None:
         """From *addr* on it is memory of its own, or *shared* from *offset* on."""
         if shared is not None:
-            shared.users += 1
+            shared.get()
         self.starts.append(addr)
         self.pieces.append((shared, offset))
+        self.page_sizes.append(page_size)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
@@ -230,10 +225,18 @@ class LivePages:
             shared, at, n = self._piece(addr, len(view) - done)
             part = view[done : done + n]
             if shared is not None:
-                shared.bytes_at(at, n)[:] = part
+                shared.store(at, part)
             else:
                 n = self._transfer(os.pwritev, bulk.write_from, part, addr)
             done += n
+
+    def phys(self, offset: int) -> int:
+        frames, at, page_size = self._frames(offset)
+        return frames.phys(at, page_size)
+
+    def contiguous(self, offset: int) -> int:
+        _frames, at, page_size = self._frames(offset)
+        return contiguous_in(at, page_size)
 
     def unpin(self) -> None:
         for shared, _offset in self.pieces:
@@ -259,6 +262,15 @@ class LivePages:
         if n <= 0:
             raise Errno(EFAULT)
         return n
+
+    def _frames(self, offset: int) -> tuple[Frames, int, int]:
+        """Whose memory it is, where in that, and how large the page is."""
+        addr = self.addr + offset
+        index = bisect_right(self.starts, addr) - 1
+        shared, base = self.pieces[index]
+        if shared is None:
+            return self.mm.frames, addr, self.page_sizes[index]
+        return shared.frames, base + addr - self.starts[index], self.page_sizes[index]
 
     def _piece(self, addr: int, n: int) -> tuple[SharedFile | None, int, int]:
         index = bisect_right(self.starts, addr) - 1

@@ -21,7 +21,7 @@ from typing import Any
 
 from uvfio.devices.mdpy import MEMORY_BAR_OFFSET, MdpyState
 from uvfio.linux.kernel.fs import File, Vma
-from uvfio.linux.vfio.pci.private import VfioPciCoreDevice
+from uvfio.linux.vfio.pci.private import VfioPciCoreDevice, vfio_pci_region_at
 from uvfio.linux.vfio.pci.rdwr import vfio_pci_mmap_access
 from uvfio.linux.vfio.private import VfioDeviceFile
 from uvfio.live.client import LiveThread
@@ -119,6 +119,17 @@ class DeviceMemory:
         for at, size in _accesses(self.offset + offset, len(data)):
             start = at - self.offset - offset
             self._access(at, size, int.from_bytes(data[start : start + size], "little"))
+
+    def phys(self, offset: int) -> int:
+        file = self.open_files.by_inode.get(self.inode)
+        core = None if file is None else _pci_core(file)
+        if core is None:
+            return (1 << 64) - 1
+        index, at = vfio_pci_region_at(core, self.offset + offset)
+        return core.pdev.bars[index].addr + at
+
+    def contiguous(self, offset: int) -> int:
+        return self.length - offset
 
     def unpin(self) -> None:
         """Nothing is held: a device that is gone reads as ones, as on a bus."""

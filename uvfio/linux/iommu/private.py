@@ -5,8 +5,7 @@ Structs of the IOMMU core. Mirrors ``include/linux/iommu.h`` and the head of
 
 All differences from Linux:
 
-* a domain keeps *ranges* of pinned user memory instead of page-table entries, so
-  there are no physical addresses (``iommu_iova_to_phys``) and no leaf sizes;
+* page tables are ranges of pinned memory (``io_pgtable.py``);
 * no PASIDs, no page faults, no SVA, no MSI cookies.
 
 Lock order: ``iommu_probe_device_lock``, then ``iommu_group.mutex``.
@@ -14,11 +13,13 @@ Lock order: ``iommu_probe_device_lock``, then ``iommu_group.mutex``.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from errno import EADDRINUSE, EINVAL, ENODEV, EOPNOTSUPP, ERANGE
+from errno import ENODEV, EOPNOTSUPP
 from typing import Any
 
-from uvfio.linux.kernel.interval_tree import IntervalTree
+from uvfio.linux.iommu.io_pgtable import IOMMU_CACHE as IOMMU_CACHE
+from uvfio.linux.iommu.io_pgtable import IOMMU_READ as IOMMU_READ
+from uvfio.linux.iommu.io_pgtable import IOMMU_WRITE as IOMMU_WRITE
+from uvfio.linux.iommu.io_pgtable import IoPgtable
 from uvfio.linux.kernel.kernfs import KernfsNode
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.linux.kernel.process import PinnedPages
@@ -27,10 +28,6 @@ from uvfio.linux.kernel.xarray import Ida
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
 from uvfio.runtime.task import per_machine
-
-IOMMU_READ = 1 << 0
-IOMMU_WRITE = 1 << 1
-IOMMU_CACHE = 1 << 2
 
 IOMMU_DOMAIN_BLOCKED = "blocked"
 IOMMU_DOMAIN_IDENTITY = "identity"
@@ -63,88 +60,18 @@ class IommuResvRegion:
         return self.start + self.length - 1
 
 
-class IommuMapping:
-    """A range of a domain and the memory behind it."""
-
-    __slots__ = ("last", "offset", "pages", "prot", "start")
-
-    def __init__(self, start: int, last: int, pages: PinnedPages, offset: int, prot: int) -> None:
-        self.start = start
-        self.last = last
-        self.pages = pages
-        self.offset = offset
-        self.prot = prot
-
-
-class IommuDomain:
-    """
-    ``struct iommu_domain``. ``map`` and ``unmap`` are its page table; the hardware
-    side is :meth:`walk`. Freed by its owner, no reference count.
-    """
+class IommuDomain(IoPgtable):
+    """``struct iommu_domain`` with its page table. Freed by its owner, no reference count."""
 
     def __init__(self, ops: IommuOps, type: str, pgsize_bitmap: int = 0, aperture_end: int = 0) -> None:
+        super().__init__(pgsize_bitmap, aperture_end)
         self.ops = ops
         self.type = type
-        self.pgsize_bitmap = pgsize_bitmap
         self.aperture_start = 0
-        self.aperture_end = aperture_end  # inclusive
         self.force_aperture = True
-        self.dirty_tracking = False  # dirty_ops
-        self.page_mask = (pgsize_bitmap & -pgsize_bitmap) - 1
-        self.mappings: IntervalTree[IommuMapping] = IntervalTree()
 
     def __repr__(self) -> str:
         return f"<{self.type} domain>"
-
-    def map(self, iova: int, pages: PinnedPages, offset: int, length: int, prot: int) -> None:
-        """
-        Let devices reach *length* bytes of *pages*, from *offset* on, at *iova*.
-        Errno EINVAL when not aligned to the smallest IO page or neither readable nor
-        writable, ERANGE outside of the aperture, EADDRINUSE when something is there.
-        """
-        if (iova | offset | length) & self.page_mask or not length or not prot & (IOMMU_READ | IOMMU_WRITE):
-            raise Errno(EINVAL)
-        last = iova + length - 1
-        if last > self.aperture_end:
-            raise Errno(ERANGE)
-        if self.mappings.iter_first(iova, last) is not None:
-            raise Errno(EADDRINUSE)
-        self.mappings.insert(IommuMapping(iova, last, pages, offset, prot))
-
-    def unmap(self, iova: int, length: int) -> int:
-        """Take away what is mapped in the range; how many bytes that was."""
-        last = iova + length - 1
-        unmapped = 0
-        mappings = self.mappings
-        for mapping in mappings.overlapping(iova, last):
-            mappings.remove(mapping)
-            start, end = max(mapping.start, iova), min(mapping.last, last)
-            unmapped += end - start + 1
-            if mapping.start < start:
-                mappings.insert(IommuMapping(mapping.start, start - 1, mapping.pages, mapping.offset, mapping.prot))
-            if mapping.last > end:
-                offset = mapping.offset + end + 1 - mapping.start
-                mappings.insert(IommuMapping(end + 1, mapping.last, mapping.pages, offset, mapping.prot))
-        return unmapped
-
-    def walk(self, iova: int, n: int, prot: int) -> tuple[list[tuple[PinnedPages, int, int]], int | None]:
-        """
-        What a device reaches with an access of *n* bytes that needs *prot*: pieces
-        (pages, offset, length), and the address of the fault if they end early.
-        """
-        pieces: list[tuple[PinnedPages, int, int]] = []
-        starts, nodes = self.mappings.starts, self.mappings.nodes
-        index = bisect_right(starts, iova) - 1
-        at, end = iova, iova + n
-        while at < end:
-            mapping = nodes[starts[index]] if 0 <= index < len(starts) else None
-            if mapping is None or not mapping.start <= at <= mapping.last or prot & ~mapping.prot:
-                return pieces, at
-            length = min(end, mapping.last + 1) - at
-            pieces.append((mapping.pages, mapping.offset + at - mapping.start, length))
-            at += length
-            index += 1
-        return pieces, None
 
     def attach_dev(self, dev: Any) -> None:
         """Let *dev* use this domain, instead of whichever it used."""
@@ -159,6 +86,7 @@ class IommuOps:
 
     pgsize_bitmap = 0
     isolated_msi = False
+    noiommu = False  # its domains translate nothing: IOMMU_IOAS_NOIOMMU_GET_PA tells addresses
     domains = 0  # how many with a page table exist
     release_domain: IommuDomain | None = None  # static: what a device is on when it goes
 

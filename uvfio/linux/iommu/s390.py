@@ -29,6 +29,7 @@ from typing import Any
 from uvfio.linux.base.pci import pci_bus_type
 from uvfio.linux.base.pci_dev import DmaFault
 from uvfio.linux.iommu import iommu, sysfs, zpci_insn
+from uvfio.linux.iommu.io_pgtable import NO_LIMIT
 from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
@@ -77,8 +78,8 @@ class S390Domain(IommuDomain):
         self.devices: tuple[ZpciDev, ...] = ()  # written under list_lock, read under RCU
         self.ctrs = ZpciIommuCtrs()
 
-    def map(self, iova: int, pages: PinnedPages, offset: int, length: int, prot: int) -> None:
-        super().map(iova, pages, offset, length, prot)
+    def map(self, iova: int, pages: PinnedPages, offset: int, length: int, prot: int, max_leaf: int = NO_LIMIT) -> None:
+        super().map(iova, pages, offset, length, prot, max_leaf)
         self.ctrs.mapped_pages += length // PGSIZE_BITMAP
         s390_iommu_iotlb_sync(self)
 

@@ -4,8 +4,7 @@ Accesses: how a driver reaches the memory of an IOAS by itself, without an IOMMU
 
 Mirrors the second half of ``drivers/iommu/iommufd/device.c``, and ``iopt_area_add_access()``
 of ``io_pagetable.c``. Whoever unmaps asks every access first, without a lock, to unpin what
-it has there. Difference from Linux: what is pinned is the whole memory behind an area
-(see ``pages.py``); the pages answered are views of it.
+it has there. Difference from Linux: the pages answered are views of pinned memory.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from errno import EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
 
-from uvfio.linux.iommu.private import IOMMU_WRITE
+from uvfio.linux.iommu.private import IOMMU_READ, IOMMU_WRITE
 from uvfio.linux.iommufd import io_pagetable, ioas, objects
 from uvfio.linux.iommufd import pages as iopt_pages
 from uvfio.linux.iommufd.private import (
+    PAGE_MASK,
     PAGE_SIZE,
     ULONG_MAX,
     IommufdAccess,
@@ -46,6 +46,12 @@ class PageView:
 
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         self.memory.write_from(self.offset + offset, data)
+
+    def phys(self, offset: int) -> int:
+        return self.memory.phys(self.offset + offset)
+
+    def contiguous(self, offset: int) -> int:
+        return self.memory.contiguous(self.offset + offset)
 
     def unpin(self) -> None:
         """See :func:`iommufd_access_unpin_pages`."""
@@ -154,43 +160,58 @@ def iommufd_access_notify_unmap(iopt: IoPagetable, iova: int, length: int) -> No
 
 
 def iommufd_access_pin_pages(access: IommufdAccess, iova: int, length: int, prot: int) -> list[PageView]:
-    """The pages of the range, pinned. Errno ENOENT not attached or mapped, EPERM, EFAULT, ENOMEM."""
-    last = _last(iova, length)
+    """The pages of the range, pinned. Errno ENOENT not attached or mapped, EINVAL, EPERM, EFAULT, ENOMEM."""
     if WARN_ON(access.unmap is None, "an access pins that would not hear of an unmap"):
         raise Errno(EINVAL)
-    views: list[PageView] = []
-    pinned: list[tuple[IoptArea, IoptPages]] = []
+    _last(iova, length)
     with access.ioas_lock:
         if access.ioas is None:
             raise Errno(ENOENT)
-        iopt = access.ioas.iopt
-        with iopt.iova_rwsem.read():
-            try:
-                for area, pages, start, end in _contiguous(iopt, iova, last):
-                    _check(area, prot)
-                    memory = iopt_pages.iopt_area_add_access(area, pages)
-                    pinned.append((area, pages))
-                    offset = (area.byte_offset + start - area.start) & -PAGE_SIZE
-                    count = -(-(end - start + 1) // PAGE_SIZE)
-                    views += [PageView(memory, offset + n * PAGE_SIZE) for n in range(count)]
-            except Errno:
-                for area, pages in pinned:
-                    iopt_pages.iopt_area_remove_access(area, pages)
-                raise
-    return views
+        return iopt_pin_range(access.ioas.iopt, iova, length, prot)
 
 
 def iommufd_access_unpin_pages(access: IommufdAccess, iova: int, length: int) -> None:
     """Undo one pin of exactly that range."""
+    _last(iova, length)
     with access.ioas_lock:
         # While the IOAS changes, only this can still be done with the old one.
         if WARN_ON(access.ioas_unpin is None, "an access unpins that is not attached"):
             return
         assert access.ioas_unpin is not None
-        iopt = access.ioas_unpin.iopt
-        with iopt.iova_rwsem.read():
-            for area, pages, _start, _end in _contiguous(iopt, iova, _last(iova, length)):
-                iopt_pages.iopt_area_remove_access(area, pages)
+        iopt_unpin_range(access.ioas_unpin.iopt, iova, length)
+
+
+def iopt_pin_range(iopt: IoPagetable, iova: int, length: int, prot: int, lock_area: bool = False) -> list[PageView]:
+    """
+    For drivers, and, with *lock_area*, for objects of iommufd: nobody can unmap what
+    these have pinned. Errno ENOENT, EINVAL not whole pages inside or dma-buf, EPERM, EFAULT, ENOMEM.
+    """
+    last = _last(iova, length)
+    views: list[PageView] = []
+    done: list[tuple[IoptArea, IoptPages, int, int]] = []
+    with iopt.iova_rwsem.read():
+        try:
+            for area, pages, start, end in _contiguous(iopt, iova, last):
+                _check_pin(area, start, end, last, prot)
+                first, final = _pages_of(area, start, end)
+                memory, offset = iopt_pages.iopt_area_add_access(area, pages, first, final)
+                area.num_locks += lock_area
+                done.append((area, pages, first, final))
+                views += [PageView(memory, offset + n * PAGE_SIZE) for n in range(final + 1 - first)]
+        except Errno:
+            for area, pages, first, final in done:
+                area.num_locks -= lock_area
+                iopt_pages.iopt_area_remove_access(area, pages, first, final)
+            raise
+    return views
+
+
+def iopt_unpin_range(iopt: IoPagetable, iova: int, length: int, unlock_area: bool = False) -> None:
+    """Undo one :func:`iopt_pin_range` of exactly that range."""
+    with iopt.iova_rwsem.read():
+        for area, pages, start, end in _contiguous(iopt, iova, _last(iova, length)):
+            area.num_locks -= unlock_area
+            iopt_pages.iopt_area_remove_access(area, pages, *_pages_of(area, start, end))
 
 
 def iommufd_access_rw(access: IommufdAccess, iova: int, length: int, write: bytes | None = None) -> bytes:
@@ -205,7 +226,7 @@ def iommufd_access_rw(access: IommufdAccess, iova: int, length: int, write: byte
             for area, pages, start, end in _contiguous(iopt, iova, last):
                 if area.prevent_access:
                     raise Errno(EBUSY)
-                _check(area, IOMMU_WRITE if write is not None else 0)
+                _check_prot(area, IOMMU_WRITE if write is not None else 0)
                 piece = None if write is None else write[start - iova : end - iova + 1]
                 at = area.byte_offset + start - area.start
                 done += iopt_pages.iopt_pages_rw_access(pages, at, end - start + 1, piece)
@@ -233,6 +254,20 @@ def _contiguous(iopt: IoPagetable, iova: int, last: int) -> Iterator[tuple[IoptA
         raise Errno(ENOENT)
 
 
-def _check(area: IoptArea, prot: int) -> None:
-    if area.prevent_access or (prot & IOMMU_WRITE and not area.iommu_prot & IOMMU_WRITE):
+def _pages_of(area: IoptArea, start: int, end: int) -> tuple[int, int]:
+    """The first and the last page of its memory that *area* shows from *start* to *end*."""
+    offset = area.byte_offset - area.start
+    return (offset + start) // PAGE_SIZE, (offset + end) // PAGE_SIZE
+
+
+def _check_pin(area: IoptArea, start: int, end: int, last: int, prot: int) -> None:
+    """Inside of a range, what is pinned must be whole pages. Errno EINVAL, EPERM."""
+    offset = area.byte_offset - area.start
+    if area.prevent_access or (offset + start) & PAGE_MASK or (end < last and (offset + end + 1) & PAGE_MASK):
+        raise Errno(EINVAL)
+    _check_prot(area, prot)
+
+
+def _check_prot(area: IoptArea, prot: int) -> None:
+    if not area.iommu_prot & (IOMMU_WRITE if prot & IOMMU_WRITE else IOMMU_READ):
         raise Errno(EPERM)

@@ -10,7 +10,7 @@ Without pages an area is being added or removed: it keeps its range and nothing 
 
 from __future__ import annotations
 
-from errno import EADDRINUSE, EBUSY, EINVAL, ENOENT, EOVERFLOW, EPERM
+from errno import EADDRINUSE, EBUSY, EDEADLOCK, EINVAL, ENOENT, EOVERFLOW, EPERM
 from typing import Any
 
 from uvfio.linux.iommu import iommu
@@ -59,7 +59,7 @@ def iopt_map_pages(iopt: IoPagetable, pieces: IopteList, iova: int | None, near:
     iopt.domains_rwsem.down_read()
     try:
         for area, pages in areas:
-            iopt_pages.iopt_area_fill_domains(area, pages, iopt.domains)
+            iopt_pages.iopt_area_fill_domains(iopt, area, pages)
             done += 1
         iopt.iova_rwsem.down_write()
         for area, pages in areas:
@@ -97,7 +97,7 @@ def _iopt_alloc_area_pages(
             if offset & (iopt.iova_alignment - 1):
                 raise Errno(EINVAL)
             area = kzalloc(IoptArea, at, piece_length, offset, iommu_prot)
-            iopt.area_itree.insert(area)
+            iova_ranges.iopt_insert_area(iopt, area)
             areas.append((area, pages))
             at += piece_length
         return iova, areas
@@ -177,6 +177,8 @@ def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
             pages = area.pages
             if pages is None:
                 raise Errno(EBUSY)
+            if area.num_locks:
+                raise Errno(EBUSY, "locked by a hardware queue")
             if area.start < start or area.last > last:
                 raise Errno(ENOENT)
             if area.start != start:
@@ -186,7 +188,8 @@ def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
                 area.prevent_access = True
                 _ask_to_unpin(iopt, area)
                 tries += 1
-                WARN_ON(tries > MAX_TRIES, "an access does not unpin what is unmapped")
+                if WARN_ON(tries > MAX_TRIES, "an access does not unpin what is unmapped"):
+                    raise Errno(EDEADLOCK)
                 continue
             area.pages = None
             iopt.iova_rwsem.up_write()
@@ -248,7 +251,7 @@ def _iopt_area_split(iopt: IoPagetable, area: IoptArea, iova: int) -> None:
     iopt_pages.iopt_area_split_fill(area, pages, (head, tail))
     for part in (head, tail):
         part.pages = pages
-        iopt.area_itree.insert(part)
+        iova_ranges.iopt_insert_area(iopt, part)
     iopt_pages.iopt_get_pages(pages)
     kfree(area)
 
@@ -322,7 +325,7 @@ def _iopt_fill_domain(iopt: IoPagetable, domain: IommuDomain) -> None:
     try:
         for area in iopt.area_itree:
             if area.pages is not None:
-                iopt_pages.iopt_area_fill_domain(area, area.pages, domain)
+                iopt_pages.iopt_area_fill_domain(iopt, area, area.pages, domain)
                 done.append((area, area.pages))
     except Errno:
         for area, pages in done:

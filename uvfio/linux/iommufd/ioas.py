@@ -2,20 +2,16 @@
 """
 IO address spaces and the calls on them.
 
-Mirrors ``drivers/iommu/iommufd/ioas.c``. All differences from Linux:
-
-* IOMMU_IOAS_MAP_FILE takes dma-bufs only; any other file is answered EBADF, because
-  a file that is not the machine's own has no memory that it could reach;
-* IOMMU_IOAS_CHANGE_PROCESS therefore succeeds only while nothing is mapped;
-* IOMMU_IOAS_NOIOMMU_GET_PA finds no domain of a no-IOMMU device: there are none.
+Mirrors ``drivers/iommu/iommufd/ioas.c``. No known differences from Linux.
 """
 
 from __future__ import annotations
 
 import struct
-from errno import EBADF, EBUSY, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
+from contextlib import ExitStack
+from errno import EBUSY, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
 
-from uvfio.linux.iommu.private import IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE
+from uvfio.linux.iommu.private import IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, IommuDomain
 from uvfio.linux.iommufd import io_pagetable, objects, pages
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
@@ -27,6 +23,8 @@ from uvfio.linux.iommufd.private import (
     IommufdCtx,
     IommufdIoas,
     IommufdUcmd,
+    IoPagetable,
+    IoptPages,
 )
 from uvfio.linux.kernel.dma_buf import DmaBuf, DmaBufFileOperations
 from uvfio.linux.kernel.fs import fget, fput
@@ -34,6 +32,7 @@ from uvfio.linux.kernel.process import CAP_SYS_RAWIO, CAP_SYS_RESOURCE, capable
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
+from uvfio.runtime.task import current
 from uvfio.uapi.iommufd import (
     IOMMU_IOAS_MAP_FIXED_IOVA,
     IOMMU_IOAS_MAP_READABLE,
@@ -185,12 +184,15 @@ def _iopt_map_file_pages(
         raise Errno(EOVERFLOW)
     file = fget(fd)
     try:
-        if not isinstance(file.f_op, DmaBufFileOperations):
-            raise Errno(EBADF, "not a dma-buf")
-        dmabuf: DmaBuf = file.private_data
-        if last >= dmabuf.size:
-            raise Errno(EINVAL)
-        memory = pages.iopt_alloc_dmabuf_pages(dmabuf, start, length, ictx.account_mode)
+        if isinstance(file.f_op, DmaBufFileOperations):
+            dmabuf: DmaBuf = file.private_data
+            if last >= dmabuf.size:
+                raise Errno(EINVAL)
+            memory = pages.iopt_alloc_dmabuf_pages(dmabuf, start, length, ictx.account_mode)
+        else:
+            source = current().process.files.memory(fd)
+            writable = bool(iommu_prot & IOMMU_WRITE)
+            memory = pages.iopt_alloc_file_pages(source, start, length, writable, ictx.account_mode)
     finally:
         fput(file)
     return io_pagetable.iopt_map_pages(ioas.iopt, [(memory, start & PAGE_MASK, length)], iova, start, iommu_prot)
@@ -242,12 +244,28 @@ def iommufd_ioas_unmap(ucmd: IommufdUcmd) -> None:
 def iommufd_ioas_change_process(ucmd: IommufdUcmd) -> None:
     if ucmd.cmd.__reserved:
         raise Errno(EOPNOTSUPP)
-    for _id, obj in ucmd.ictx.objects.items():
-        if not isinstance(obj, IommufdIoas):
-            continue
-        with obj.iopt.domains_rwsem.write(), obj.iopt.iova_rwsem.write():
-            for area in obj.iopt.area_itree:
-                raise Errno(EBUSY if area.pages is None else EINVAL)
+    with ExitStack() as locks:
+        every: dict[IoptPages, None] = {}
+        for iopt in _lock_all(ucmd.ictx, locks):
+            for area in iopt.area_itree:
+                if area.pages is None:
+                    raise Errno(EBUSY)
+                if area.pages.file is None:
+                    raise Errno(EINVAL)
+                every[area.pages] = None
+        pages.iopt_pages_charge_process(list(every), current().process)
+
+
+def _lock_all(ictx: IommufdCtx, locks: ExitStack) -> list[IoPagetable]:
+    """Lock every IOAS, so that none can be mapped into or destroyed until *locks* go."""
+    iopts: list[IoPagetable] = []
+    for _id, obj in ictx.objects.items():
+        if isinstance(obj, IommufdIoas) and objects.iommufd_lock_obj(obj):
+            locks.callback(objects.iommufd_put_object, ictx, obj)
+            locks.enter_context(obj.iopt.domains_rwsem.write())
+            locks.enter_context(obj.iopt.iova_rwsem.write())
+            iopts.append(obj.iopt)
+    return iopts
 
 
 def iommufd_ioas_noiommu_get_pa(ucmd: IommufdUcmd) -> None:
@@ -262,15 +280,29 @@ def iommufd_ioas_noiommu_get_pa(ucmd: IommufdUcmd) -> None:
         raise Errno(EOVERFLOW)
     ioas = iommufd_get_ioas(ucmd.ictx, cmd.ioas_id)
     try:
-        with ioas.iopt.iova_rwsem.read():
+        with ioas.iopt.domains_rwsem.read(), ioas.iopt.iova_rwsem.read():
             area = ioas.iopt.area_itree.iter_first(cmd.iova, cmd.iova)
             if area is None or area.pages is None:
                 raise Errno(ENOENT)
             if area.pages.dmabuf is not None and area.pages.dmabuf.revoked:
                 raise Errno(EINVAL)
-            raise Errno(EOPNOTSUPP, "not the domain of a no-IOMMU device")
+            domain = ioas.iopt.domains[0] if area.filled else None
+            if domain is None or not domain.ops.noiommu:
+                raise Errno(EOPNOTSUPP, "not the domain of a no-IOMMU device")
+            cmd.out_phys, cmd.length = _contiguous_phys(domain, cmd.iova, min(area.last, cmd.iova + cmd.length - 1))
+        ucmd.respond()
     finally:
         objects.iommufd_put_object(ucmd.ictx, ioas)
+
+
+def _contiguous_phys(domain: IommuDomain, iova: int, last: int) -> tuple[int, int]:
+    """Where *iova* is in physical memory, and how many bytes up to *last* follow there."""
+    phys = domain.iova_to_phys(iova)
+    assert phys is not None
+    at = (iova | PAGE_MASK) + 1
+    while at <= last and domain.iova_to_phys(at) == phys + at - iova:
+        at += PAGE_SIZE
+    return phys, min(at - 1, last) - iova + 1
 
 
 # Options

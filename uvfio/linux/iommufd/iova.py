@@ -10,6 +10,7 @@ All callers hold ``iova_rwsem``, unless a function takes it.
 from __future__ import annotations
 
 from errno import EADDRINUSE, EEXIST, EINVAL, ENOSPC, EOVERFLOW
+from heapq import heappop, heappush
 from typing import Any
 
 from uvfio.linux.iommufd.private import PAGE_SIZE, ULONG_MAX, IoPagetable, IoptArea, IoptReserved
@@ -17,6 +18,7 @@ from uvfio.linux.kernel.bug import lockdep_assert_held
 from uvfio.runtime.errors import Errno
 
 HPAGE_SIZE = 2 << 20
+MANY_HOLES = 1024
 
 
 def iopt_check_iova(iopt: IoPagetable, iova: int, length: int) -> None:
@@ -35,7 +37,6 @@ def iopt_check_iova(iopt: IoPagetable, iova: int, length: int) -> None:
 
 def iopt_alloc_iova(iopt: IoPagetable, uptr: int, length: int) -> int:
     """The lowest hole that fits. Errno EOVERFLOW, EINVAL alignment, ENOSPC."""
-    page_offset = uptr % PAGE_SIZE
     if length >= ULONG_MAX // 2:
         raise Errno(EOVERFLOW)
     alignment = 1 << (length - 1).bit_length()
@@ -44,52 +45,86 @@ def iopt_alloc_iova(iopt: IoPagetable, uptr: int, length: int) -> int:
     alignment = min(alignment, HPAGE_SIZE)
     if alignment < iopt.iova_alignment:
         raise Errno(EINVAL)
-    ranges = iopt.allowed or [(PAGE_SIZE, ULONG_MAX - PAGE_SIZE)]
-    for start, last in ranges:
-        start, last = max(start, _skip_full(iopt)), min(last, ULONG_MAX - PAGE_SIZE)
-        found = _find_hole(iopt, start, last, length, alignment, page_offset)
+    lowest = _lowest_hole(iopt)
+    reserved = sorted((r.start, r.last) for r in iopt.reserved)
+    for start, last in iopt.allowed or [(0, ULONG_MAX)]:
+        last = min(last, ULONG_MAX - PAGE_SIZE)
+        found = _find_hole(iopt, reserved, max(start, lowest), last, length, alignment, uptr % PAGE_SIZE)
         if found is not None:
             return found
     raise Errno(ENOSPC)
 
 
+def iopt_insert_area(iopt: IoPagetable, area: IoptArea) -> None:
+    iopt.area_itree.insert(area)
+    if area.start < iopt.full_below:
+        # It may have left a hole behind itself; the one in front has its entry.
+        heappush(iopt.holes, area.last + 1)
+
+
 def iopt_remove_area(iopt: IoPagetable, area: IoptArea) -> None:
-    iopt.area_itree.remove(area)
-    iopt.full_below = min(iopt.full_below, area.start)
+    areas = iopt.area_itree
+    areas.remove(area)
+    if area.start < iopt.full_below:
+        heappush(iopt.holes, max(area.start, PAGE_SIZE))
+        if len(iopt.holes) > 2 * len(areas) + MANY_HOLES:
+            # Nobody has asked for a hole for long: so many entries are of no use.
+            iopt.holes.clear()
+            iopt.full_below = PAGE_SIZE
 
 
-def _skip_full(iopt: IoPagetable) -> int:
-    """The lowest address that no area has: many areas in a row are not looked at again and again."""
-    while (area := iopt.area_itree.iter_first(iopt.full_below, iopt.full_below)) is not None:
-        iopt.full_below = area.last + 1
+def _lowest_hole(iopt: IoPagetable) -> int:
+    """
+    The lowest address from PAGE_SIZE on that no area has. Areas in a row are not looked at
+    again and again, and holes low down are not forgotten.
+    """
+    areas, holes = iopt.area_itree, iopt.holes
+    while holes:
+        at = holes[0]
+        if at >= PAGE_SIZE and areas.iter_first(at, at) is None:
+            return at
+        heappop(holes)
+    iopt.full_below = areas.hole(iopt.full_below, 1)[0]
     return iopt.full_below
 
 
-def _find_hole(iopt: IoPagetable, start: int, last: int, length: int, alignment: int, page_offset: int) -> int | None:
-    reserved = sorted((r.start, r.last) for r in iopt.reserved)
-    areas = iopt.area_itree
+def _find_hole(
+    iopt: IoPagetable,
+    reserved: list[tuple[int, int]],
+    start: int,
+    last: int,
+    length: int,
+    alignment: int,
+    page_offset: int,
+) -> int | None:
     at = start
     while True:
-        # Addresses with the in-page offset of the memory keep page and sub-page alignment both.
-        at = _align(at, alignment, page_offset)
-        if at + length - 1 > last:
+        low, high = iopt.area_itree.hole(at, length)
+        high = last if high is None else min(high, last)
+        if low + length - 1 > last:
             return None
-        area = areas.iter_first(at, at + length - 1)
-        blocked = -1 if area is None else area.last
-        for low, high in reserved:
-            if low <= at + length - 1 and at <= high:
-                blocked = max(blocked, high)
-        if blocked < 0:
-            return at
-        at = blocked + 1
+        for first, end in reserved:
+            if end < low:
+                continue
+            if first > high:
+                break
+            if first > low:
+                found = _fit(low, first - 1, length, alignment, page_offset)
+                if found is not None:
+                    return found
+            low = max(low, end + 1)
+        found = _fit(low, high, length, alignment, page_offset)
+        if found is not None:
+            return found
+        at = max(low, high + 1)
+        if at > last:
+            return None
 
 
-def _align(at: int, alignment: int, page_offset: int) -> int:
-    """The lowest address from *at* on that suits both."""
-    if alignment >= PAGE_SIZE or not page_offset:
-        step = max(alignment, PAGE_SIZE) if page_offset else alignment
-        return at + (page_offset - at) % step
-    return at + (page_offset - at) % PAGE_SIZE
+def _fit(start: int, last: int, length: int, alignment: int, page_offset: int) -> int | None:
+    """The lowest address of a hole that suits, with the offset in a page that the memory has."""
+    at = (start + alignment - 1) & -alignment | page_offset
+    return at if at < last and last - at >= length - 1 else None
 
 
 def iopt_reserve_iova(iopt: IoPagetable, start: int, last: int, owner: Any) -> None:
@@ -117,7 +152,12 @@ def iopt_set_allow_iova(iopt: IoPagetable, allowed: list[tuple[int, int]]) -> No
         for low, high in allowed:
             if any(r.start <= high and low <= r.last for r in iopt.reserved):
                 raise Errno(EADDRINUSE)
-        iopt.allowed = sorted(allowed)
+        iopt.allowed = []
+        for low, high in sorted(allowed):
+            if iopt.allowed and iopt.allowed[-1][1] + 1 == low:
+                # What is allowed in two pieces may be used as one.
+                low = iopt.allowed.pop()[0]
+            iopt.allowed.append((low, high))
 
 
 def iopt_iova_ranges(iopt: IoPagetable) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from uvfio.linux.iommu.private import IommuDomain, IommuGroup
 from uvfio.linux.kernel.fs import File
 from uvfio.linux.kernel.interval_tree import IntervalTree
 from uvfio.linux.kernel.mutex import Mutex, Spinlock
-from uvfio.linux.kernel.process import PinnedPages
+from uvfio.linux.kernel.process import MemoryFile
 from uvfio.linux.kernel.refcount import Kref, Refcount
 from uvfio.linux.kernel.rwsem import RwSemaphore
 from uvfio.linux.kernel.uaccess import copy_to_user
@@ -44,6 +44,7 @@ IOMMUFD_OBJ_ACCESS = "access"
 
 IOPT_PAGES_ACCOUNT_USER = 0
 IOPT_PAGES_ACCOUNT_MM = 1
+IOPT_PAGES_ACCOUNT_NONE = 2  # who maps has CAP_IPC_LOCK
 
 
 @kstruct("vfio_ioas", "account_mode")
@@ -87,24 +88,26 @@ class IommufdUcmd:
 @kstruct()
 class IoptPages:
     """
-    ``struct iopt_pages``: memory that areas map, pinned while a domain needs it.
-    It is page aligned; an area starts at a byte offset in it.
+    ``struct iopt_pages``: memory that areas map, pinned while a domain or an access needs
+    it. It is page aligned; an area starts at a byte offset in it.
     """
 
-    pinned: PinnedPages | None = None  # mutex
+    file: MemoryFile | None = None  # whose memory it is, from the byte uptr on
     dmabuf: Any = None
     invalidate: Any = None  # what the dma-buf calls when it is revoked
-    fills = 0  # mutex; how many areas have this memory in domains
+    dmabuf_areas: dict[IoptArea, list[IommuDomain]]  # dma_buf.resv
+    runs: Any = ()  # mutex; what is pinned (pages.PinRun), ascending
+    npinned = 0  # mutex; how many pages that is
 
-    def __init__(self, mm: Any, uptr: int, length: int, writable: bool, account_mode: int) -> None:
+    def __init__(self, process: Any, uptr: int, length: int, writable: bool, account_mode: int) -> None:
         self.refcount = Refcount("iopt_pages")
         self.mutex = Mutex("iopt_pages.mutex")
-        self.mm = mm
+        self.process = process
+        self.mm = process.mm
         self.uptr = uptr & ~PAGE_MASK
         self.npages = (length + (uptr & PAGE_MASK) + PAGE_MASK) // PAGE_SIZE
         self.writable = writable
         self.account_mode = account_mode
-        self.dmabuf_areas: dict[IoptArea, list[IommuDomain]] = {}  # dma_buf.resv
 
 
 @kstruct("pages", "prevent_access")
@@ -123,6 +126,7 @@ class IoptArea:
         self.prevent_access = False  # iova_rwsem
         self.filled = False  # domains_rwsem and pages.mutex
         self.num_accesses = 0  # iova_rwsem for reading and pages.mutex, or iova_rwsem
+        self.num_locks = 0  # the same; while not 0 it cannot be unmapped
 
 
 class IoptReserved:
@@ -143,7 +147,10 @@ class IoPagetable:
         self.iova_rwsem = RwSemaphore("io_pagetable.iova_rwsem")
         self.area_itree: IntervalTree[IoptArea] = IntervalTree()  # iova_rwsem
         self.allowed: list[tuple[int, int]] = []  # iova_rwsem; ascending, disjoint
-        self.full_below = PAGE_SIZE  # iova_rwsem; from PAGE_SIZE up to here all is mapped
+        # From PAGE_SIZE up to full_below all is mapped but for holes; each begins at an entry of
+        # holes, a heap, in which there may be addresses that are mapped again.
+        self.full_below = PAGE_SIZE  # iova_rwsem
+        self.holes: list[int] = []  # iova_rwsem
         self.reserved: list[IoptReserved] = []  # iova_rwsem; may overlap
         self.access_lock = Spinlock("io_pagetable.access_list.xa_lock")
         self.access_list: list[IommufdAccess] = []  # access_lock

@@ -31,14 +31,31 @@ class PinnedPages(Protocol):
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         """Store *data* at *offset*."""
 
+    def phys(self, offset: int) -> int:
+        """The physical address of the byte at *offset*; the same memory has the same in every process."""
+
+    def contiguous(self, offset: int) -> int:
+        """How many bytes from *offset* on, beyond the end perhaps, have consecutive physical addresses."""
+
     def unpin(self) -> None:
         """Nothing reaches it any more."""
+
+
+class MemoryFile(Protocol):
+    """What an fd of user space stands for, as memory that can be pinned."""
+
+    def pin(self, start: int, length: int) -> PinnedPages:
+        """``memfd_pin_folios()``. Errno EINVAL: not of shmem or hugetlbfs, or beyond its end."""
+
+    def put(self) -> None:
+        """It is not needed any more; what is pinned stays."""
 
 
 class Mm(Protocol):
     """``struct mm_struct``: an address space."""
 
     locked_vm: int  # pages accounted as locked
+    pinned_vm: int  # pages that iommufd has pinned
 
     def read(self, addr: int, n: int) -> bytes:
         """Errno EFAULT unless all *n* bytes can be read."""
@@ -51,6 +68,9 @@ class Mm(Protocol):
 
     def pin(self, addr: int, length: int, writable: bool) -> PinnedPages:
         """``pin_user_pages()``. Errno EFAULT if part of it cannot be had."""
+
+    def phys(self, addr: int) -> int:
+        """The physical address of the memory that is at *addr* now. Errno EFAULT."""
 
     def follow_pfn(self, addr: int, length: int, writable: bool) -> PinnedPages:
         """Memory of a device that is mapped there. Errno EFAULT if that is not what it is."""
@@ -77,6 +97,9 @@ class Files(Protocol):
 
     def get(self, fd: int) -> File:
         """Errno EBADF if *fd* is not open. A file that is not ours is one, too."""
+
+    def memory(self, fd: int) -> MemoryFile:
+        """The file behind *fd*, which stays open for it. Errno EBADF not open."""
 
     def eventfd(self, fd: int) -> EventfdCtx:
         """``eventfd_ctx_fdget()``: Errno EBADF not open, EINVAL not an eventfd."""

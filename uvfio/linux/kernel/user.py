@@ -5,6 +5,7 @@ A user process that lives inside the machine, for scenarios and tests.
 It makes system calls as methods: each enters the kernel code, raises Errno as the
 kernel answers, and runs what was put off until the return to user space. Memory
 is what :meth:`UserMm.mmap` gave; addresses start high and holes are never reused.
+A memfd's size is in whole pages.
 """
 
 from __future__ import annotations
@@ -17,37 +18,88 @@ from typing import TypeVar
 from uvfio.linux.base.devtmpfs import devtmpfs_lookup
 from uvfio.linux.kernel.chrdev import chrdev_open
 from uvfio.linux.kernel.fs import File, FileOperations, Vma, fput, get_file, run_task_works
+from uvfio.linux.kernel.page_alloc import PAGE_SIZE, Frames, contiguous_in
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.task import current
 
 T = TypeVar("T")
 
-PAGE_SIZE = 4096
 FIRST_ADDRESS = 0x7F00_0000_0000
 MAX_FDS = 1024
 
 
-class _Region:
-    """Anonymous memory of a process."""
+class Memory(FileOperations):
+    """Anonymous memory, or what a memfd holds: bytes, and where they physically are."""
 
-    def __init__(self, start: int, length: int, writable: bool) -> None:
+    name = "memfd"
+
+    def __init__(self, length: int, page_size: int = PAGE_SIZE) -> None:
+        self.data = bytearray(-(-length // page_size) * page_size)
+        self.page_size = page_size
+        self.frames = Frames()
+
+    def truncate(self, length: int) -> None:
+        """Give it another size. What is pinned stays as it is."""
+        data = bytearray(-(-length // self.page_size) * self.page_size)
+        kept = min(len(data), len(self.data))
+        data[:kept] = self.data[:kept]
+        self.data = data
+
+    def pin(self, start: int, length: int) -> _Pinned:
+        """``memfd_pin_folios()``. Errno EINVAL beyond the end."""
+        if start + length > len(self.data):
+            raise Errno(EINVAL)
+        return _Pinned(self, start, length)
+
+    def put(self) -> None:
+        """Nothing to do: memory of the model is Python's to free."""
+
+
+class _NoMemory:
+    """A file of another kind, as memory."""
+
+    def pin(self, start: int, length: int) -> _Pinned:
+        raise Errno(EINVAL)
+
+    def put(self) -> None:
+        """Nothing is held."""
+
+
+class _Region:
+    """A mapping of a process: *memory* from *offset* on."""
+
+    def __init__(self, start: int, length: int, writable: bool, memory: Memory, offset: int) -> None:
         self.start = start
-        self.data = bytearray(length)
+        self.length = length
         self.writable = writable
+        self.memory = memory
+        self.offset = offset
+
+    @property
+    def data(self) -> memoryview:
+        return memoryview(self.memory.data)[self.offset : self.offset + self.length]
 
 
 class _Pinned:
     """Pinned pages stay what they were, whatever becomes of the mapping."""
 
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-        self.length = len(view)
+    def __init__(self, memory: Memory, start: int, length: int) -> None:
+        self.view = memoryview(memory.data)[start : start + length]
+        self.length = length
+        self.memory = memory
+        self.start = start
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         buffer[:] = self.view[offset : offset + len(buffer)]
 
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         self.view[offset : offset + len(data)] = data
+
+    def phys(self, offset: int) -> int:
+        return self.memory.frames.phys(self.start + offset, self.memory.page_size)
+
+    def contiguous(self, offset: int) -> int:
+        return contiguous_in(self.start + offset, self.memory.page_size)
 
     def unpin(self) -> None:
         self.view.release()
@@ -58,18 +110,23 @@ class UserMm:
 
     def __init__(self) -> None:
         self.locked_vm = 0
+        self.pinned_vm = 0
         self.limit: int | None = None
         self.starts: list[int] = []
         self.regions: list[_Region] = []
         self.next = FIRST_ADDRESS
 
-    def mmap(self, length: int, writable: bool = True) -> int:
+    def mmap(self, length: int, writable: bool = True, page_size: int = PAGE_SIZE) -> int:
         """Map *length* bytes of zeros; their address, a page boundary."""
-        start = self.next
-        size = -(-length // PAGE_SIZE) * PAGE_SIZE
-        self.next += size + PAGE_SIZE  # a hole behind each: overruns must not go unseen
+        return self.map_memory(Memory(length, page_size), writable)
+
+    def map_memory(self, memory: Memory, writable: bool = True, offset: int = 0) -> int:
+        """Map *memory* from *offset* to its end, shared with whoever else has it."""
+        start = -(-self.next // memory.page_size) * memory.page_size
+        size = len(memory.data) - offset
+        self.next = start + size + PAGE_SIZE  # a hole behind each: overruns must not go unseen
         self.starts.append(start)
-        self.regions.append(_Region(start, size, writable))
+        self.regions.append(_Region(start, size, writable, memory, offset))
         return start
 
     def munmap(self, start: int) -> None:
@@ -79,28 +136,34 @@ class UserMm:
 
     def read(self, addr: int, n: int) -> bytes:
         region = self._region(addr, n)
-        return bytes(region.data[addr - region.start : addr - region.start + n])
+        at = region.offset + addr - region.start
+        return bytes(region.memory.data[at : at + n])
 
     def read_string(self, addr: int, limit: int) -> bytes:
         region = self._region(addr, 1)
-        at = addr - region.start
-        end = region.data.find(b"\0", at, at + limit)
+        at = region.offset + addr - region.start
+        stop = region.offset + region.length
+        end = region.memory.data.find(b"\0", at, min(at + limit, stop))
         if end < 0:
-            raise Errno(EINVAL if at + limit <= len(region.data) else EFAULT)
-        return bytes(region.data[at:end])
+            raise Errno(EINVAL if at + limit <= stop else EFAULT)
+        return bytes(region.memory.data[at:end])
 
     def write(self, addr: int, data: bytes) -> None:
         region = self._region(addr, len(data))
         if not region.writable:
             raise Errno(EFAULT)
-        region.data[addr - region.start : addr - region.start + len(data)] = data
+        at = region.offset + addr - region.start
+        memoryview(region.memory.data)[at : at + len(data)] = data
 
     def pin(self, addr: int, length: int, writable: bool) -> _Pinned:
         region = self._region(addr, length)
         if writable and not region.writable:
             raise Errno(EFAULT)
-        at = addr - region.start
-        return _Pinned(memoryview(region.data)[at : at + length])
+        return _Pinned(region.memory, region.offset + addr - region.start, length)
+
+    def phys(self, addr: int) -> int:
+        region = self._region(addr, 1)
+        return region.memory.frames.phys(region.offset + addr - region.start, region.memory.page_size)
 
     def follow_pfn(self, addr: int, length: int, writable: bool) -> _Pinned:
         raise Errno(EFAULT)  # no device memory is mapped here
@@ -110,9 +173,13 @@ class UserMm:
 
     def _region(self, addr: int, n: int) -> _Region:
         index = bisect_right(self.starts, addr) - 1
-        if index < 0 or addr + n > self.starts[index] + len(self.regions[index].data):
+        if index < 0:
             raise Errno(EFAULT)
-        return self.regions[index]
+        region = self.regions[index]
+        # A file may have been truncated since it was mapped.
+        if addr + n > region.start + min(region.length, len(region.memory.data) - region.offset):
+            raise Errno(EFAULT)
+        return region
 
 
 class Eventfd(FileOperations):
@@ -147,6 +214,10 @@ class UserFiles:
         if file is None:
             raise Errno(EBADF)
         return file
+
+    def memory(self, fd: int) -> Memory | _NoMemory:
+        operations = self.get(fd).f_op
+        return operations if isinstance(operations, Memory) else _NoMemory()
 
     def eventfd(self, fd: int) -> Eventfd:
         operations = self.get(fd).f_op
@@ -189,6 +260,10 @@ class UserProcess:
         if node is None:
             raise Errno(ENOENT)
         return self._call(lambda: self._install(chrdev_open(node.rdev, flags, path), flags))
+
+    def memfd_create(self, length: int, page_size: int = PAGE_SIZE) -> int:
+        """A file of *length* bytes of zeros; with a huge *page_size* as MFD_HUGETLB."""
+        return self._install(File(Memory(length, page_size)), 0)
 
     def eventfd(self) -> int:
         return self._install(File(Eventfd()), 0)

@@ -53,6 +53,12 @@ class BarPages:
             piece = bytes(data[at : at + 4])
             self.pdev.model.bar_write(self.bar, self.offset + offset + at, len(piece), int.from_bytes(piece, "little"))
 
+    def phys(self, offset: int) -> int:
+        return self.pdev.bars[self.bar].addr + self.offset + offset
+
+    def contiguous(self, offset: int) -> int:
+        return self.length - offset
+
     def unpin(self) -> None:
         """A BAR is not memory that could go away."""
 
