@@ -22,6 +22,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/bench_ioctl.py
+	$(BIN)/python bench/bench_iommufd.py
 	$(BIN)/python bench/bench_dma.py
 	$(BIN)/python bench/bench_explore.py
 

@@ -60,6 +60,8 @@ def kzalloc(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 class Embedded:
     """Base of primitives that live inside a structure, and are freed with it."""
 
+    __slots__ = ()
+
 
 def kfree(obj: Any) -> None:
     """Free *obj*: whoever touches it afterwards is reported. None is allowed."""

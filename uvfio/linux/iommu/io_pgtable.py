@@ -90,7 +90,7 @@ class IoPgtable:
             if mapping.last > end:
                 offset = mapping.offset + end + 1 - mapping.start
                 mappings.insert(IommuMapping(end + 1, mapping.last, rest[0], offset, *rest[2:]))
-        if self.dirty.nodes:
+        if self.dirty.count:
             for leaf in self.dirty.overlapping(iova, last):
                 self.dirty.remove(leaf)
         return unmapped

@@ -5,8 +5,7 @@ Hardware page tables: domains that show an IOAS.
 Mirrors ``drivers/iommu/iommufd/hw_pagetable.c``. All differences from Linux:
 
 * nested ones only through a vIOMMU, as no driver here has others, and there are no
-  fault queues, so IOMMU_HWPT_FAULT_ID_VALID never finds one;
-* no driver here tracks dirty pages, so those two calls check and then refuse.
+  fault queues, so IOMMU_HWPT_FAULT_ID_VALID never finds one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from errno import EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EOVERFLOW
 from uvfio.linux.iommu import iommu
 from uvfio.linux.iommu.iommufd import IommuUserData, IommuUserDataArray
 from uvfio.linux.iommu.private import IommuDomain
-from uvfio.linux.iommufd import device, io_pagetable, objects
+from uvfio.linux.iommufd import device, io_pagetable, iova_bitmap, objects
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
     IOMMUFD_OBJ_DEVICE,
@@ -206,9 +205,13 @@ def iommufd_hwpt_set_dirty_tracking(ucmd: IommufdUcmd) -> None:
     cmd = ucmd.cmd
     if cmd.flags & ~IOMMU_HWPT_DIRTY_TRACKING_ENABLE:
         raise Errno(EOPNOTSUPP)
-    hwpt = objects.iommufd_get_object(ucmd.ictx, cmd.hwpt_id, IOMMUFD_OBJ_HWPT_PAGING)
-    objects.iommufd_put_object(ucmd.ictx, hwpt)
-    raise Errno(EOPNOTSUPP, "not allocated with DIRTY_TRACKING")
+    hwpt: IommufdHwptPaging = objects.iommufd_get_object(ucmd.ictx, cmd.hwpt_id, IOMMUFD_OBJ_HWPT_PAGING)
+    try:
+        assert hwpt.domain is not None
+        enable = bool(cmd.flags & IOMMU_HWPT_DIRTY_TRACKING_ENABLE)
+        io_pagetable.iopt_set_dirty_tracking(hwpt.ioas.iopt, hwpt.domain, enable)
+    finally:
+        objects.iommufd_put_object(ucmd.ictx, hwpt)
 
 
 def iommufd_hwpt_get_dirty_bitmap(ucmd: IommufdUcmd) -> None:
@@ -224,9 +227,12 @@ def iommufd_hwpt_get_dirty_bitmap(ucmd: IommufdUcmd) -> None:
             raise Errno(EOVERFLOW)
         if (cmd.iova | end) & (hwpt.ioas.iopt.iova_alignment - 1):
             raise Errno(EINVAL)
-        if not cmd.page_size or cmd.iova % cmd.page_size or end % cmd.page_size:
+        if not cmd.page_size or (cmd.iova | end) & (cmd.page_size - 1):
             raise Errno(EINVAL)
-        raise Errno(EOPNOTSUPP, "not allocated with DIRTY_TRACKING")
+        assert hwpt.domain is not None
+        bitmap = iova_bitmap.IovaBitmap(cmd.iova, cmd.page_size, cmd.data)
+        no_clear = bool(cmd.flags & IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR)
+        io_pagetable.iopt_read_and_clear_dirty_data(hwpt.ioas.iopt, hwpt.domain, no_clear, cmd.length, bitmap)
     finally:
         objects.iommufd_put_object(ucmd.ictx, hwpt)
 

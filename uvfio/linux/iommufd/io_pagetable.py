@@ -10,7 +10,7 @@ Without pages an area is being added or removed: it keeps its range and nothing 
 
 from __future__ import annotations
 
-from errno import EADDRINUSE, EBUSY, EDEADLOCK, EINVAL, ENOENT, EOVERFLOW, EPERM
+from errno import EADDRINUSE, EBUSY, EDEADLOCK, EINVAL, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
 from typing import Any
 
 from uvfio.linux.iommu import iommu
@@ -18,6 +18,7 @@ from uvfio.linux.iommu.private import IOMMU_WRITE, IommuDomain
 from uvfio.linux.iommufd import access
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd import pages as iopt_pages
+from uvfio.linux.iommufd.iova_bitmap import IovaBitmap
 from uvfio.linux.iommufd.private import (
     PAGE_SIZE,
     ULONG_MAX,
@@ -318,6 +319,47 @@ def iopt_table_remove_domain(iopt: IoPagetable, domain: IommuDomain) -> None:
         iopt.domains.remove(domain)
         iova_ranges.__iopt_remove_reserved_iova(iopt, domain)
         iopt.iova_alignment = _iopt_calculate_iova_alignment(iopt, iopt.domains)
+
+
+def iopt_set_dirty_tracking(iopt: IoPagetable, domain: IommuDomain, enable: bool) -> None:
+    """Errno EOPNOTSUPP when the domain cannot. What was dirty before is forgotten when it begins."""
+    with iopt.iova_rwsem.read():
+        if not domain.dirty_tracking:
+            raise Errno(EOPNOTSUPP)
+        if enable:
+            domain.clear_dirty(0, ULONG_MAX + 1)
+        domain.set_dirty_tracking(enable)
+
+
+def iopt_read_and_clear_dirty_data(
+    iopt: IoPagetable, domain: IommuDomain, no_clear: bool, length: int, bitmap: IovaBitmap
+) -> None:
+    """
+    Set the bits of what is dirty, up to the first hole. Errno EOPNOTSUPP when the domain
+    does not track; other errors end the walk, and are dropped, as Linux does.
+    """
+    with iopt.iova_rwsem.read():
+        if not domain.dirty_tracking:
+            raise Errno(EOPNOTSUPP)
+        try:
+            end = _contiguous_until(iopt, domain, bitmap.iova, bitmap.iova + length - 1)
+            if end > bitmap.iova:
+                bitmap.set(domain.read_and_clear_dirty(bitmap.iova, end - bitmap.iova, no_clear))
+        except Errno:
+            return
+
+
+def _contiguous_until(iopt: IoPagetable, domain: IommuDomain, iova: int, last: int) -> int:
+    """How far the range is mapped; what is behind the last dirty leaf is not looked at."""
+    at = iova
+    while at <= last:
+        area = iopt.area_itree.iter_first(at, at)
+        if area is None or area.pages is None:
+            return at
+        at = area.last + 1
+        if domain.dirty.iter_first(at, last) is None:
+            break
+    return min(at, last + 1)
 
 
 def _iopt_fill_domain(iopt: IoPagetable, domain: IommuDomain) -> None:

@@ -152,7 +152,7 @@ def iopt_map_user_pages(
         raise Errno(EOVERFLOW)
     if not length or length > ULONG_MAX - PAGE_SIZE:
         raise Errno(EINVAL)
-    memory = pages.iopt_alloc_user_pages(uptr, length, bool(iommu_prot & IOMMU_WRITE), ictx.account_mode)
+    memory = pages.iopt_alloc_user_pages(uptr, bool(iommu_prot & IOMMU_WRITE), ictx.account_mode)
     return io_pagetable.iopt_map_pages(ioas.iopt, [(memory, uptr & PAGE_MASK, length)], iova, uptr, iommu_prot)
 
 
@@ -188,11 +188,11 @@ def _iopt_map_file_pages(
             dmabuf: DmaBuf = file.private_data
             if last >= dmabuf.size:
                 raise Errno(EINVAL)
-            memory = pages.iopt_alloc_dmabuf_pages(dmabuf, start, length, ictx.account_mode)
+            memory = pages.iopt_alloc_dmabuf_pages(dmabuf, start, ictx.account_mode)
         else:
             source = current().process.files.memory(fd)
             writable = bool(iommu_prot & IOMMU_WRITE)
-            memory = pages.iopt_alloc_file_pages(source, start, length, writable, ictx.account_mode)
+            memory = pages.iopt_alloc_file_pages(source, start, writable, ictx.account_mode)
     finally:
         fput(file)
     return io_pagetable.iopt_map_pages(ioas.iopt, [(memory, start & PAGE_MASK, length)], iova, start, iommu_prot)

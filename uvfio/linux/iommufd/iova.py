@@ -49,7 +49,11 @@ def iopt_alloc_iova(iopt: IoPagetable, uptr: int, length: int) -> int:
     reserved = sorted((r.start, r.last) for r in iopt.reserved)
     for start, last in iopt.allowed or [(0, ULONG_MAX)]:
         last = min(last, ULONG_MAX - PAGE_SIZE)
-        found = _find_hole(iopt, reserved, max(start, lowest), last, length, alignment, uptr % PAGE_SIZE)
+        # The range is cut to what suits first: that is why its first page is used differently.
+        suits = _fit(max(start, PAGE_SIZE), last, length, alignment, uptr % PAGE_SIZE)
+        if suits is None:
+            continue
+        found = _find_hole(iopt, reserved, max(suits, lowest), last, length, alignment, uptr % PAGE_SIZE)
         if found is not None:
             return found
     raise Errno(ENOSPC)

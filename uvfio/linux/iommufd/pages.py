@@ -147,20 +147,20 @@ def _has_page(pages: IoptPages, page: int) -> bool:
     )
 
 
-def iopt_alloc_user_pages(uptr: int, length: int, writable: bool, account_mode: int) -> IoptPages:
-    return kzalloc(IoptPages, current().process, uptr, length, writable, account_mode)
+def iopt_alloc_user_pages(uptr: int, writable: bool, account_mode: int) -> IoptPages:
+    return kzalloc(IoptPages, current().process, uptr, writable, account_mode)
 
 
-def iopt_alloc_file_pages(file: MemoryFile, start: int, length: int, writable: bool, account_mode: int) -> IoptPages:
+def iopt_alloc_file_pages(file: MemoryFile, start: int, writable: bool, account_mode: int) -> IoptPages:
     """Takes over *file*; whether it is of a kind that has memory shows when that is pinned."""
-    pages = kzalloc(IoptPages, current().process, start, length, writable, account_mode)
+    pages = kzalloc(IoptPages, current().process, start, writable, account_mode)
     pages.file = file
     return pages
 
 
-def iopt_alloc_dmabuf_pages(dmabuf: DmaBuf, start: int, length: int, account_mode: int) -> IoptPages:
+def iopt_alloc_dmabuf_pages(dmabuf: DmaBuf, start: int, account_mode: int) -> IoptPages:
     """Errno EOPNOTSUPP when it is not one range, ENODEV while it is revoked."""
-    pages = kzalloc(IoptPages, current().process, start, length, True, account_mode)
+    pages = kzalloc(IoptPages, current().process, start, True, account_mode)
     try:
         with dmabuf.resv:
             if dmabuf.memory is None:

@@ -99,13 +99,12 @@ class IoptPages:
     runs: Any = ()  # mutex; what is pinned (pages.PinRun), ascending
     npinned = 0  # mutex; how many pages that is
 
-    def __init__(self, process: Any, uptr: int, length: int, writable: bool, account_mode: int) -> None:
+    def __init__(self, process: Any, uptr: int, writable: bool, account_mode: int) -> None:
         self.refcount = Refcount("iopt_pages")
         self.mutex = Mutex("iopt_pages.mutex")
         self.process = process
         self.mm = process.mm
         self.uptr = uptr & ~PAGE_MASK
-        self.npages = (length + (uptr & PAGE_MASK) + PAGE_MASK) // PAGE_SIZE
         self.writable = writable
         self.account_mode = account_mode
 

@@ -19,10 +19,11 @@ from uvfio.runtime.task import Task, current, running
 class _Exclusive(Embedded):
     """What a mutex and a spinlock have in common: one owner at a time."""
 
-    novalidate = False  # True: lockdep_set_novalidate_class()
+    __slots__ = ("__weakref__", "name", "novalidate", "owner")  # there are very many
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.novalidate = False  # True: lockdep_set_novalidate_class()
         self.owner: Task | None = None
 
     def __repr__(self) -> str:
@@ -74,6 +75,8 @@ class _Exclusive(Embedded):
 class Mutex(_Exclusive):
     """``struct mutex``: sleeps while somebody else holds it; not recursive."""
 
+    __slots__ = ()
+
     def lock(self) -> None:
         task = current()
         if task.preempt_count:
@@ -94,6 +97,8 @@ class Mutex(_Exclusive):
 
 class Spinlock(_Exclusive):
     """``spinlock_t``: while it is held, nothing may sleep."""
+
+    __slots__ = ()
 
     def lock(self) -> None:
         task = current()

@@ -63,6 +63,8 @@ class Atomic(Embedded):
 class Refcount(Embedded):
     """``refcount_t``: saturates instead of overflowing, and never comes back from 0."""
 
+    __slots__ = ("__weakref__", "name", "value")  # there are very many
+
     def __init__(self, name: str, value: int = 1) -> None:
         self.name = name
         self.value = value
