@@ -69,6 +69,22 @@ def _from_text(pid: int, addr: int) -> Mapping | None:
     return None
 
 
+def address_of(pid: int, key: tuple[int, int], at: int) -> int | None:
+    """Where process *pid* has the byte *at* of the file *key* (device, inode) mapped."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                addresses, _perms, offset, device, inode, *_name = line.split(maxsplit=5)
+                major, minor = (int(part, 16) for part in device.split(":"))
+                if (os.makedev(major, minor), int(inode)) == key:
+                    start, end = (int(part, 16) for part in addresses.split("-"))
+                    if start <= start + at - int(offset, 16) < end:
+                        return start + at - int(offset, 16)
+    except OSError:
+        pass
+    return None
+
+
 def open_mapped_file(pid: int, mapping: Mapping) -> int | None:
     """
     An fd of our own on the file behind a shared *mapping*, or None.

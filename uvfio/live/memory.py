@@ -6,6 +6,8 @@ The memory of a real client: ``struct mm_struct`` for the modelled kernel.
 after an exec the old one reads nothing, which is how we notice. Differences from a
 kernel that holds pages:
 
+* so is shared memory that no program has a file for, where we are not root: when nobody
+  has it mapped any more, it is gone;
 * private memory is reached through the address space, so what the client unmaps
   (or replaces) while a device may still reach it is gone for the device, too; a page of
   it is told from others by its address, and a child never shares one with its parent;
@@ -19,6 +21,7 @@ import os
 import resource
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
 from errno import EFAULT, EINVAL
 from typing import TYPE_CHECKING
 
@@ -26,7 +29,7 @@ from uvfio.linux.kernel.page_alloc import Frames, contiguous_in
 from uvfio.linux.kernel.process import CAP_IPC_LOCK, PinnedPages
 from uvfio.live import bulk, host
 from uvfio.live.filter import REGION_TAG
-from uvfio.live.maps import Mapping, mapping_at, open_mapped_file
+from uvfio.live.maps import Mapping, address_of, mapping_at, open_mapped_file
 from uvfio.live.sharedfile import Key, SharedFile
 from uvfio.runtime.errors import Errno
 
@@ -56,13 +59,15 @@ class LiveMm:
         self.pinned_vm = 0
         self.frames = Frames()  # of private memory
         self.seen_frames: dict[Key, Frames] = {}  # of files that somebody has asked about
+        client.open_files.shared.address_spaces.add(self)
         self.strip_tag_at = 0  # a region offset at this address is read without our tag
 
     def __repr__(self) -> str:
         return f"<mm of {self.pid}>"
 
     def close(self) -> None:
-        """The process is gone. What is still pinned answers EFAULT from now on."""
+        """The process is gone. What is still pinned answers EFAULT from now on, unless others have it mapped."""
+        self.client.open_files.shared.address_spaces.discard(self)
         if self.mem >= 0:
             os.close(self.mem)
             os.close(self.maps)
@@ -130,7 +135,7 @@ class LiveMm:
     def pin_file(self, shared: SharedFile, start: int, length: int) -> LivePages:
         """Part of a file, mapped or not."""
         pages = LivePages(self, start, length)
-        pages.add(start, shared, start, shared.page_size)
+        pages.add(start, Piece(shared.frames, start, shared.page_size, shared))
         return pages
 
     def phys(self, addr: int) -> int:
@@ -179,12 +184,24 @@ class LiveMm:
             if self.client.open_files.owns(found.device, found.inode):
                 raise Errno(EFAULT, "registers of a device are not memory")
             key = found.device, found.inode
-            shared = self.client.open_files.shared.find(key, lambda: open_mapped_file(self.pid, found))
-            if shared is not None:
-                pages.add(at, shared, found.offset + at - found.start, found.page_size)
-                return last
-        pages.add(at, None, 0, found.page_size)
+            files = self.client.open_files.shared
+            shared = files.find(key, lambda: open_mapped_file(self.pid, found))
+            offset = found.offset + at - found.start
+            pages.add(at, Piece(files.frames_of(key), offset, found.page_size, shared, key))
+            return last
+        pages.add(at, Piece(self.frames, at, found.page_size))
         return last
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Private memory, or part of *shared*; None: of the file *key*, which we could not open."""
+
+    frames: Frames
+    offset: int  # in the address space or the file: where in *frames*
+    page_size: int
+    shared: SharedFile | None = None
+    key: Key | None = None
 
 
 class LivePages:
@@ -195,39 +212,37 @@ class LivePages:
         self.addr = addr
         self.length = length
         self.starts: list[int] = []
-        self.pieces: list[tuple[SharedFile | None, int]] = []
-        self.page_sizes: list[int] = []  # one each
+        self.pieces: list[Piece] = []  # one each
 
-    def add(self, addr: int, shared: SharedFile | None, offset: int, page_size: int) -> None:
-        """From *addr* on it is memory of its own, or *shared* from *offset* on."""
-        if shared is not None:
-            shared.get()
+    def add(self, addr: int, piece: Piece) -> None:
+        """From *addr* on it is *piece*."""
+        if piece.shared is not None:
+            piece.shared.get()
         self.starts.append(addr)
-        self.pieces.append((shared, offset))
-        self.page_sizes.append(page_size)
+        self.pieces.append(piece)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
             addr = self.addr + offset + done
-            shared, at, n = self._piece(addr, len(buffer) - done)
+            piece, at, n = self._piece(addr, len(buffer) - done)
             part = buffer[done : done + n]
-            if shared is not None:
-                part[:] = shared.bytes_at(at, n)
+            if piece.shared is not None:
+                part[:] = piece.shared.bytes_at(at, n)
             else:
-                n = self._transfer(os.preadv, bulk.read_into, part, addr)
+                n = self._transfer(os.preadv, bulk.read_into, part, addr, piece.key, at)
             done += n
 
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         view, done = memoryview(data), 0
         while done < len(view):
             addr = self.addr + offset + done
-            shared, at, n = self._piece(addr, len(view) - done)
+            piece, at, n = self._piece(addr, len(view) - done)
             part = view[done : done + n]
-            if shared is not None:
-                shared.store(at, part)
+            if piece.shared is not None:
+                piece.shared.store(at, part)
             else:
-                n = self._transfer(os.pwritev, bulk.write_from, part, addr)
+                n = self._transfer(os.pwritev, bulk.write_from, part, addr, piece.key, at)
             done += n
 
     def phys(self, offset: int) -> int:
@@ -239,9 +254,9 @@ class LivePages:
         return contiguous_in(at, page_size)
 
     def unpin(self) -> None:
-        for shared, _offset in self.pieces:
-            if shared is not None:
-                shared.put()
+        for piece in self.pieces:
+            if piece.shared is not None:
+                piece.shared.put()
         self.pieces.clear()
         self.starts.clear()
 
@@ -251,6 +266,8 @@ class LivePages:
         quick: Callable[[int, int, memoryview], bool],
         part: memoryview,
         addr: int,
+        key: Key | None,
+        offset: int,
     ) -> int:
         try:
             # *quick* goes by the process, and only mem knows that it is still the one that pinned.
@@ -259,24 +276,36 @@ class LivePages:
             n = call(self.mm.mem, [part], addr)
         except OSError:
             n = 0
+        if n <= 0 and key is not None:
+            n = self._elsewhere(call, part, key, offset)
         if n <= 0:
             raise Errno(EFAULT)
         return n
+
+    def _elsewhere(self, call: Callable[[int, list[memoryview], int], int], part: memoryview, key: Key, at: int) -> int:
+        """The process is gone, or has unmapped it: another may still have the file mapped."""
+        for mm in list(self.mm.client.open_files.shared.address_spaces):
+            addr = address_of(mm.pid, key, at)
+            if addr is not None:
+                try:
+                    return call(mm.mem, [part[: PAGE_SIZE - at % PAGE_SIZE]], addr)
+                except OSError:
+                    pass
+        return 0
 
     def _frames(self, offset: int) -> tuple[Frames, int, int]:
         """Whose memory it is, where in that, and how large the page is."""
         addr = self.addr + offset
         index = bisect_right(self.starts, addr) - 1
-        shared, base = self.pieces[index]
-        if shared is None:
-            return self.mm.frames, addr, self.page_sizes[index]
-        return shared.frames, base + addr - self.starts[index], self.page_sizes[index]
+        piece = self.pieces[index]
+        return piece.frames, piece.offset + addr - self.starts[index], piece.page_size
 
-    def _piece(self, addr: int, n: int) -> tuple[SharedFile | None, int, int]:
+    def _piece(self, addr: int, n: int) -> tuple[Piece, int, int]:
+        """What *addr* is in, where in that, and how many of *n* bytes."""
         index = bisect_right(self.starts, addr) - 1
         if index < 0 or addr + n > self.addr + self.length:
             raise Errno(EFAULT)
-        shared, offset = self.pieces[index]
+        piece = self.pieces[index]
         if index + 1 < len(self.starts):
             n = min(n, self.starts[index + 1] - addr)
-        return shared, offset + addr - self.starts[index], n
+        return piece, piece.offset + addr - self.starts[index], n

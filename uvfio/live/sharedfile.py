@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Callable
 from errno import EFAULT, EINVAL
+from typing import Any
 from weakref import WeakValueDictionary
 
 from uvfio.linux.kernel.page_alloc import PAGE_SIZE, Frames
@@ -78,6 +79,7 @@ class SharedFiles:
 
     def __init__(self) -> None:
         self.pinned: dict[Key, SharedFile] = {}
+        self.address_spaces: set[Any] = set()  # those of clients that live
         self._frames: WeakValueDictionary[Key, Frames] = WeakValueDictionary()
 
     def frames_of(self, key: Key) -> Frames:
