@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 System calls that take a path: answered for our part of /sys and /dev, left to the
-host otherwise (a handler answers None for that).
+host otherwise (a handler answers None for that). Of /proc we answer what tells of
+memory (``procstatus.py``).
 
 Difference from Linux: ``chdir`` into our part answers EACCES where the client is
 traced already (see ``chdir.py``).
@@ -25,6 +26,7 @@ from uvfio.live.attributes import open_attribute
 from uvfio.live.chdir import ERESTARTNOINTR, Redirect
 from uvfio.live.client import LiveThread
 from uvfio.live.paths import AT_FDCWD, Resolved, resolve
+from uvfio.live.procstatus import status_of
 from uvfio.live.view import Entry, View
 from uvfio.runtime.errors import Errno
 
@@ -88,7 +90,7 @@ class PathCalls:
             return 0
         entry = where.entry
         if entry is None:
-            return None
+            return self._open_status(thread, where.path, flags)
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise Errno(EEXIST)
         if entry.kind == "dir" or flags & O_PATH:
@@ -105,6 +107,16 @@ class PathCalls:
             thread.give(opened, thread.free_fd(), flags, answer=True, keep_content=True)
         else:
             _give_content(thread, entry.node.name, opened, flags)
+        return 0
+
+    def _open_status(self, thread: LiveThread, path: str, flags: int) -> int | None:
+        """A file of the host's; of those we look into one."""
+        if not path.endswith("/status") or flags & (os.O_ACCMODE | os.O_DIRECTORY | O_PATH):
+            return None
+        content = status_of(path, thread.clients)
+        if content is None:
+            return None
+        _give_content(thread, "status", content, flags)
         return 0
 
     def _open_again(self, thread: LiveThread, file: File, flags: int) -> int | None:
