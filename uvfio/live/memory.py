@@ -21,7 +21,6 @@ import os
 import resource
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from errno import EFAULT, EINVAL
 from typing import TYPE_CHECKING
 
@@ -193,15 +192,19 @@ class LiveMm:
         return last
 
 
-@dataclass(frozen=True)
 class Piece:
     """Private memory, or part of *shared*; None: of the file *key*, which we could not open."""
 
-    frames: Frames
-    offset: int  # in the address space or the file: where in *frames*
-    page_size: int
-    shared: SharedFile | None = None
-    key: Key | None = None
+    __slots__ = ("frames", "key", "offset", "page_size", "shared")
+
+    def __init__(
+        self, frames: Frames, offset: int, page_size: int, shared: SharedFile | None = None, key: Key | None = None
+    ) -> None:
+        self.frames = frames
+        self.offset = offset  # in the address space or the file: where in *frames*
+        self.page_size = page_size
+        self.shared = shared
+        self.key = key
 
 
 class LivePages:
