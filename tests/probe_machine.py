@@ -56,6 +56,7 @@ class HostMm:
 
     def __init__(self) -> None:
         self.locked_vm = 0
+        self.pinned_vm = 0
         self.maps: dict[int, Any] = {}
 
     def mmap(self, length: int) -> int:

@@ -49,7 +49,7 @@ def test_generic_rules() -> None:
     assert i.raw(0x4180, addr) == ENOTTY
     assert i.raw(uapi.IOMMU_DESTROY, 0) == EFAULT
     assert i.raw(uapi.IOMMU_FAULT_QUEUE_ALLOC, 0) == EFAULT
-    assert i.raw(uapi.IOMMU_FAULT_QUEUE_ALLOC, addr) == ENOTTY
+    assert i.raw(uapi.IOMMU_FAULT_QUEUE_ALLOC, addr) == EINVAL
     assert i.call(uapi.IOMMU_DESTROY, "II", 0, 0, size=7)[0] == EINVAL
     assert i.call(uapi.IOMMU_DESTROY, "II", 0, 0, tail=b"\1")[0] == E2BIG
     assert i.call(uapi.IOMMU_DESTROY, "II", 0, 0, tail=bytes(9))[0] == ENOENT

@@ -45,7 +45,7 @@ def bind(i: Iommu, bdf: str = A) -> Any:
 
 def attach(idev: Any, pt: int) -> int:
     """The errno, 0 for success."""
-    return errno_of(lambda: device.iommufd_device_attach(idev, pt))
+    return errno_of(lambda: device.iommufd_device_attach(idev, 0, pt))
 
 
 def errno_of(call: Any) -> int:
@@ -93,13 +93,13 @@ def test_bind_needs_an_iommu() -> None:
 def test_attach_ioas_makes_a_page_table_that_goes_with_its_last_device() -> None:
     i = Iommu()
     one, two, q = bind(i), bind(i, B), i.ioas()
-    h = device.iommufd_device_attach(one, q)
-    assert device.iommufd_device_attach(two, q) == h
+    h = device.iommufd_device_attach(one, 0, q)
+    assert device.iommufd_device_attach(two, 0, q) == h
     assert i.ranges(q, 2) == (0, 2, PG, VTD_RANGES)
     assert [i.destroy(each) for each in (one.id, h, q)] == [EBUSY, EBUSY, EBUSY]
-    device.iommufd_device_detach(one)
+    device.iommufd_device_detach(one, 0)
     assert i.destroy(h) == EBUSY
-    device.iommufd_device_detach(two)
+    device.iommufd_device_detach(two, 0)
     assert i.destroy(h) == ENOENT
     assert i.ranges(q, 1) == (0, 1, 1, [(0, U64_MAX)])
     assert i.destroy(q) == 0
@@ -126,8 +126,8 @@ def test_attach_refusals() -> None:
     assert i.allow(q) == 0
     assert i.ranges(q, 1) == (0, 1, 1, [(0, U64_MAX)])  # no attempt left anything behind
     assert attach(idev, q) == 0
-    assert idev.dev.iommu_group.domain is idev.igroup.hwpt.domain
-    device.iommufd_device_detach(idev)
+    assert idev.dev.iommu_group.domain is idev.igroup.pasid_attach[0].hwpt.domain
+    device.iommufd_device_detach(idev, 0)
     close(i, idev)
 
 
@@ -136,18 +136,18 @@ def test_replace() -> None:
     i = Iommu()
     idev, q, q2, va = bind(i), i.ioas(), i.ioas(), i.buffer(PG)
     i.map(q2, va, PG, 0x5000, 7)
-    h = device.iommufd_device_attach(idev, q)
-    assert device.iommufd_device_replace(idev, q) == h
-    h2 = device.iommufd_device_replace(idev, q2)
+    h = device.iommufd_device_attach(idev, 0, q)
+    assert device.iommufd_device_replace(idev, 0, q) == h
+    h2 = device.iommufd_device_replace(idev, 0, q2)
     assert h2 != h
     assert i.destroy(h) == ENOENT
     assert i.ranges(q, 1)[3] == [(0, U64_MAX)]
     idev.dev.dma_write(0x5000, b"hi")
     assert i.process.mm.read(va, 2) == b"hi"
     i.map(q, va, PG, 0xFEE00000, 7)
-    assert errno_of(lambda: device.iommufd_device_replace(idev, q)) == EADDRINUSE
-    assert idev.igroup.hwpt.id == h2
-    device.iommufd_device_detach(idev)
+    assert errno_of(lambda: device.iommufd_device_replace(idev, 0, q)) == EADDRINUSE
+    assert idev.igroup.pasid_attach[0].hwpt.id == h2
+    device.iommufd_device_detach(idev, 0)
     assert i.destroy(h2) == ENOENT
     close(i, idev)
 
@@ -158,15 +158,15 @@ def test_two_devices_of_a_group() -> None:
     i = Iommu()
     one, two, q, q2 = bind(i), bind(i, "0000:00:01.1"), i.ioas(), i.ioas()
     assert one.igroup is two.igroup
-    device.iommufd_device_attach(one, q)
+    device.iommufd_device_attach(one, 0, q)
     assert attach(two, q2) == EINVAL
-    h = device.iommufd_device_attach(two, q)
-    h2 = device.iommufd_device_replace(one, q2)  # the whole group moves
-    assert two.igroup.hwpt.id == h2
+    h = device.iommufd_device_attach(two, 0, q)
+    h2 = device.iommufd_device_replace(one, 0, q2)  # the whole group moves
+    assert two.igroup.pasid_attach[0].hwpt.id == h2
     assert i.destroy(h) == ENOENT
-    device.iommufd_device_detach(one)
+    device.iommufd_device_detach(one, 0)
     assert i.destroy(h2) == EBUSY
-    device.iommufd_device_detach(two)
+    device.iommufd_device_detach(two, 0)
     assert i.destroy(h2) == ENOENT
     close(i, one, two)
 
@@ -189,9 +189,9 @@ def test_page_tables_of_the_user() -> None:
     assert i.ranges(q, 1) == (0, 1, PG, [(0, 0x7FFFFFFFFF)])
     assert i.hwpt(idev.id, h)[0] == EOPNOTSUPP
     assert [i.hwpt(idev.id, h, 0, t, bytes(24))[0] for t in (1, 2, 3)] == [EINVAL] * 3
-    assert device.iommufd_device_attach(idev, h) == h
+    assert device.iommufd_device_attach(idev, 0, h) == h
     assert i.destroy(h) == EBUSY
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     assert i.destroy(q) == EBUSY
     assert i.destroy(h) == 0
     assert i.ranges(q, 1)[3] == [(0, U64_MAX)]
@@ -262,7 +262,7 @@ def test_no_virtual_iommus() -> None:
 def test_mapping_with_a_device() -> None:
     i = Iommu()
     idev, q, va = bind(i), i.ioas(), i.buffer(16 * PG)
-    device.iommufd_device_attach(idev, q)
+    device.iommufd_device_attach(idev, 0, q)
     for error, args in [
         (EFAULT, (0x10000, PG, 0x100000, 7)),
         (EINVAL, (va, 2048, 0x300000, 7)),
@@ -286,7 +286,7 @@ def test_mapping_with_a_device() -> None:
     assert i.unmap(q, 0x200000, PG) == (0, PG)
     with pytest.raises(pci.DmaFault):
         toy.dma_write(0x200000, b"x")
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     with pytest.raises(pci.DmaFault):
         toy.dma_read(0x100000, 4)
     close(i, idev)
@@ -310,7 +310,7 @@ def test_the_locked_page_limit() -> None:
     assert i.unmap(q, 0, U64_MAX)[0] == 0
     assert user_struct().locked_vm == 0
     assert i.map(q, va, 4 * PG, 0x10000, 7)[0] == 0
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     assert user_struct().locked_vm == 0
     close(i, idev)
 
@@ -319,13 +319,13 @@ def test_the_locked_page_limit() -> None:
 def test_copied_memory_outlives_its_source_in_a_domain() -> None:
     i = Iommu()
     idev, q, q2, va = bind(i), i.ioas(), i.ioas(), i.buffer(4 * PG)
-    device.iommufd_device_attach(idev, q)
+    device.iommufd_device_attach(idev, 0, q)
     i.map(q2, va, 4 * PG, 0x10000, 7)
     assert i.copy(q, q2, 2 * PG, 0x40000, 0x11000, 7) == (0, 0x40000)
     assert i.unmap(q2, 0, U64_MAX)[0] == 0
     idev.dev.dma_write(0x40000, b"there")
     assert i.process.mm.read(va + PG, 5) == b"there"
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     close(i, idev)
 
 
@@ -365,7 +365,7 @@ def map_file(i: Iommu, ioas: int, fd: int, start: int, n: int, iova: int) -> int
 def test_dma_buf() -> None:
     i = Iommu()
     idev, q = bind(i), i.ioas()
-    device.iommufd_device_attach(idev, q)
+    device.iommufd_device_attach(idev, 0, q)
     fd, dmabuf = export(i, Bar())
     assert map_file(i, q, fd, 0, 4 * PG, 0x10000) == 0
     assert map_file(i, q, fd, 2 * PG, PG, 0x20000) == 0
@@ -384,7 +384,7 @@ def test_dma_buf() -> None:
         idev.dev.dma_read(0x13000, 1)  # what was revoked is not mapped again
     assert i.unmap(q, 0, U64_MAX) == (0, 6 * PG)
     assert not dmabuf.importers
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     close(i, idev)
 
 
@@ -432,7 +432,7 @@ def test_compat() -> None:
     assert extension(i, 4) == 1
     assert [i.raw(vfio.VFIO_SET_IOMMU, n) for n in (6, 8, 77, 3, 3)] == [EINVAL, EINVAL, EINVAL, 0, 0]
     idev, va = bind(i), i.buffer(4 * PG)
-    device.iommufd_device_attach(idev, q)
+    device.iommufd_device_attach(idev, 0, q)
     assert extension(i, 4) == 0
     for error, args in [
         (0, (0x100000, va, 4 * PG)),
@@ -456,7 +456,7 @@ def test_compat() -> None:
         assert dma_unmap(i, *unmap)[0] == answer, unmap
     assert dma_unmap(i, 0x800000, PG) == (0, 0)
     assert dma_unmap(i, 0, 0, 2) == (0, 4 * PG)
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     close(i, idev)
 
 
@@ -465,7 +465,7 @@ def test_compat_info() -> None:
     i = Iommu()
     vfio_compat.iommufd_vfio_compat_ioas_create(i.ctx)
     idev = bind(i)
-    device.iommufd_device_attach(idev, 1)
+    device.iommufd_device_attach(idev, 0, 1)
     assert vfio_call(i, vfio.VFIO_IOMMU_GET_INFO, struct.pack("<I", 15).ljust(24, b"\0"))[0] == EINVAL
     _, out = vfio_call(i, vfio.VFIO_IOMMU_GET_INFO, struct.pack("<I", 24).ljust(24, b"\0"))
     assert struct.unpack("<IIQII", out) == (88, 3, 0x40201000, 0, 0)
@@ -476,7 +476,7 @@ def test_compat_info() -> None:
         "01000100000000000200000000000000"
         "0000000000000000ffffdffe000000000000f0fe00000000ffffffff7f000000"
     )
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     close(i, idev)
 
 
@@ -497,7 +497,7 @@ def test_compat_type1_cuts_mappings() -> None:
     vfio_compat.iommufd_vfio_compat_ioas_create(i.ctx)
     assert i.raw(vfio.VFIO_SET_IOMMU, 1) == 0
     idev, va = bind(i), i.buffer(4 * PG)
-    device.iommufd_device_attach(idev, 1)
+    device.iommufd_device_attach(idev, 0, 1)
     assert dma_map(i, 0x100000, va, 4 * PG) == 0
     assert dma_unmap(i, 0x101000, PG) == (0, PG)
     idev.dev.dma_write(0x102000, b"tail")
@@ -508,7 +508,7 @@ def test_compat_type1_cuts_mappings() -> None:
     assert dma_unmap(i, 0x100000, PG + 1) == (0, PG)  # the cut at its end lies in a hole
     assert dma_unmap(i, 0x100000, 4 * PG) == (0, 2 * PG)
     assert user_struct().locked_vm == 0
-    device.iommufd_device_detach(idev)
+    device.iommufd_device_detach(idev, 0)
     close(i, idev)
 
 

@@ -33,9 +33,9 @@ def attached(i: Iommu, ioas: int) -> Iterator[Any]:
     """A device on *ioas*; its domain."""
     idev = device.iommufd_device_bind(i.ctx, dev())
     try:
-        device.iommufd_device_attach(idev, ioas)
+        device.iommufd_device_attach(idev, 0, ioas)
         yield i.ctx.objects.load(ioas).iopt.domains[0]
-        device.iommufd_device_detach(idev)
+        device.iommufd_device_detach(idev, 0)
     finally:
         device.iommufd_device_unbind(idev)
 
@@ -151,7 +151,7 @@ def test_a_failure_half_way_undoes_everything() -> None:
         assert i.unmap(q, 0x200000, PG)[0] != 0
     assert i.map(q, va + 2 * PG, 4 * PG, 0x200000, 7)[0] == 0  # nobody looks without a domain
     idev = device.iommufd_device_bind(i.ctx, dev())
-    assert errno_of(lambda: device.iommufd_device_attach(idev, q)) == EFAULT
+    assert errno_of(lambda: device.iommufd_device_attach(idev, 0, q)) == EFAULT
     assert pins(i, va, 4) == [0] * 4
     device.iommufd_device_unbind(idev)
 

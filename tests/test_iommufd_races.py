@@ -44,16 +44,22 @@ def answer(body: Callable[[], Any]) -> Callable[[], str]:
 
 
 def attach(idev: Any, pt_id: int) -> None:
-    device.iommufd_device_attach(idev, pt_id)
+    device.iommufd_device_attach(idev, 0, pt_id)
 
 
-def every_order(setup: Callable[[], Bodies], budget: float | None = None) -> Result:
-    """Explore the first two functions that *setup* answers; the third cleans up and checks."""
+def every_order(
+    setup: Callable[[], Bodies], budget: float | None = None, before: Callable[[], None] = lambda: None
+) -> Result:
+    """
+    Explore the first two functions that *setup* answers; the third cleans up and checks.
+    *before* is for what must be there when the machine boots.
+    """
 
     def program(runtime: ControlledRuntime) -> Judge:
         Machine(runtime)
 
         def prepare() -> Bodies:
+            before()
             boot(A, B)
             return setup()
 
@@ -97,11 +103,11 @@ def test_map_against_unmap_with_a_device() -> None:
         i = Iommu()
         q, va = i.ioas(), i.buffer(PG)
         idev = device.iommufd_device_bind(i.ctx, dev(A))
-        device.iommufd_device_attach(idev, q)
+        device.iommufd_device_attach(idev, 0, q)
 
         def clean_up() -> None:
-            assert len(idev.igroup.hwpt.domain.mappings) == len(i.ctx.objects.load(q).iopt.area_itree)
-            device.iommufd_device_detach(idev)
+            assert len(idev.igroup.pasid_attach[0].hwpt.domain.mappings) == len(i.ctx.objects.load(q).iopt.area_itree)
+            device.iommufd_device_detach(idev, 0)
             device.iommufd_device_unbind(idev)
             i.process.close(i.fd)
 
@@ -119,7 +125,7 @@ def test_map_against_attach() -> None:
         def clean_up() -> None:
             idev.dev.dma_write(0x1000, b"both")  # whoever was first, the device sees the mapping
             assert i.process.mm.read(va, 4) == b"both"
-            device.iommufd_device_detach(idev)
+            device.iommufd_device_detach(idev, 0)
             device.iommufd_device_unbind(idev)
             i.process.close(i.fd)
 
@@ -135,9 +141,9 @@ def test_two_devices_attach_at_once_and_share() -> None:
         one, two = (device.iommufd_device_bind(i.ctx, dev(bdf)) for bdf in (A, B))
 
         def clean_up() -> None:
-            assert one.igroup.hwpt is two.igroup.hwpt
+            assert one.igroup.pasid_attach[0].hwpt is two.igroup.pasid_attach[0].hwpt
             for idev in (one, two):
-                device.iommufd_device_detach(idev)
+                device.iommufd_device_detach(idev, 0)
                 device.iommufd_device_unbind(idev)
             i.process.close(i.fd)
 
@@ -166,13 +172,13 @@ def test_detach_against_destroy_of_the_automatic_page_table() -> None:
         i = Iommu()
         q = i.ioas()
         idev = device.iommufd_device_bind(i.ctx, dev(A))
-        h = device.iommufd_device_attach(idev, q)
+        h = device.iommufd_device_attach(idev, 0, q)
 
         def clean_up() -> None:
             device.iommufd_device_unbind(idev)
             i.process.close(i.fd)
 
-        return lambda: device.iommufd_device_detach(idev), lambda: i.destroy(h), clean_up
+        return lambda: device.iommufd_device_detach(idev, 0), lambda: i.destroy(h), clean_up
 
     assert set(every_order(setup).outcomes) == {("ok", "EBUSY"), ("ok", "ENOENT")}
 

@@ -79,6 +79,16 @@ IOMMU_VIOMMU_TYPE_DEFAULT = 0
 IOMMU_VIOMMU_TYPE_ARM_SMMUV3 = 1
 
 IOMMU_VEVENTQ_TYPE_DEFAULT = 0
+IOMMU_VEVENTQ_FLAG_LOST_EVENTS = 1
+
+IOMMU_PGFAULT_FLAGS_PASID_VALID = 1
+IOMMU_PGFAULT_FLAGS_LAST_PAGE = 2
+IOMMU_PGFAULT_PERM_READ = 1
+IOMMU_PGFAULT_PERM_WRITE = 2
+IOMMU_PGFAULT_PERM_EXEC = 4
+IOMMU_PGFAULT_PERM_PRIV = 8
+IOMMUFD_PAGE_RESP_SUCCESS = 0
+IOMMUFD_PAGE_RESP_INVALID = 1
 
 IOMMU_HW_QUEUE_TYPE_DEFAULT = 0
 
@@ -423,6 +433,38 @@ iommu_viommu_arm_smmuv3_invalidate = cstruct(
     fields="""
     u64 cmd0
     u64 cmd1
+""",
+)
+
+iommu_hwpt_pgfault = cstruct(
+    "iommu_hwpt_pgfault",
+    size=40,
+    fields="""
+    u32 flags
+    u32 dev_id
+    u32 pasid
+    u32 grpid
+    u32 perm
+    u32 __reserved
+    u64 addr
+    u32 length
+    u32 cookie
+""",
+)
+iommu_hwpt_page_response = cstruct(
+    "iommu_hwpt_page_response",
+    size=8,
+    fields="""
+    u32 cookie
+    u32 code
+""",
+)
+iommufd_vevent_header = cstruct(
+    "iommufd_vevent_header",
+    size=8,
+    fields="""
+    u32 flags
+    u32 sequence
 """,
 )
 

@@ -101,6 +101,7 @@ PCI_EXP_DEVCTL_BCR_FLR = 0x8000
 PCI_EXT_CAP_ID_ERR = 0x01
 PCI_EXT_CAP_ID_DSN = 0x03
 PCI_EXT_CAP_ID_ACS = 0x0D
+PCI_EXT_CAP_ID_PASID = 0x1B
 
 PCI_ACS_CAP = 4
 PCI_ACS_CTRL = 6
@@ -111,3 +112,7 @@ PCI_ACS_CR = 0x08  # peer-to-peer completion redirect
 PCI_ACS_UF = 0x10  # upstream forwarding
 PCI_ACS_EC = 0x20  # peer-to-peer egress control
 PCI_ACS_DT = 0x40  # direct translated peer-to-peer
+
+PCI_PASID_CTRL = 0x06
+PCI_PASID_CTRL_EXEC = 0x02
+PCI_PASID_CTRL_PRIV = 0x04

@@ -2,7 +2,8 @@
 """
 IOMMU groups, their domains, and who owns their DMA.
 
-Mirrors ``drivers/iommu/iommu.c``; what a group shows in sysfs is in ``sysfs.py``.
+Mirrors ``drivers/iommu/iommu.c``; what a group shows in sysfs is in ``sysfs.py``,
+PASIDs are in ``pasid.py``.
 All differences from Linux:
 
 * an IOMMU driver serves every device that its ``probe_device`` takes: there is no
@@ -14,7 +15,7 @@ All differences from Linux:
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, ENODEV, EPERM
+from errno import EBUSY, EINVAL, ENODEV, ENOENT, EPERM
 from typing import Any
 
 from uvfio.linux.base.bus import bus_register_notifier
@@ -23,7 +24,9 @@ from uvfio.linux.base.sysfs import sysfs_dir
 from uvfio.linux.iommu import sysfs
 from uvfio.linux.iommu.private import (
     IOMMU_DOMAIN_BLOCKED,
+    IOMMU_NO_PASID,
     GroupDevice,
+    IommuAttachHandle,
     IommuDevice,
     IommuDomain,
     IommuGroup,
@@ -32,6 +35,7 @@ from uvfio.linux.iommu.private import (
     iommu_core,
 )
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
+from uvfio.linux.kernel.xarray import XA_ZERO_ENTRY
 from uvfio.runtime.errors import Errno, Splat
 from uvfio.runtime.struct import kfree, kzalloc
 
@@ -219,11 +223,11 @@ def device_iommu_capable(dev: Any, cap: str) -> bool:
 # Domains
 
 
-def iommu_paging_domain_alloc_flags(dev: Any, flags: int = 0) -> IommuDomain:
-    """A domain for mappings of *dev*'s user. Errno ENODEV, EOPNOTSUPP."""
+def iommu_paging_domain_alloc_flags(dev: Any, flags: int = 0, user_data: Any = None) -> IommuDomain:
+    """A domain for mappings of *dev*'s user, who may have said more. Errno ENODEV, EOPNOTSUPP."""
     if dev.iommu is None:
         raise Errno(ENODEV)
-    return _ops(dev).domain_alloc_paging_flags(dev, flags, None)
+    return _ops(dev).domain_alloc_paging_flags(dev, flags, user_data)
 
 
 def iommu_domain_free(domain: IommuDomain) -> None:
@@ -233,10 +237,15 @@ def iommu_domain_free(domain: IommuDomain) -> None:
 def iommu_attach_group(domain: IommuDomain, group: IommuGroup) -> None:
     """Errno EBUSY when the group has another user's domain, EINVAL when it cannot be."""
     with group.mutex:
-        if group.domain not in (None, group.default_domain, group.blocking_domain):
-            raise Errno(EBUSY)
-        _check_domain_fits(domain, group)
-        _iommu_group_set_domain(group, domain)
+        _iommu_attach_group(domain, group)
+
+
+def _iommu_attach_group(domain: IommuDomain, group: IommuGroup) -> None:
+    lockdep_assert_held(group.mutex)
+    if group.domain not in (None, group.default_domain, group.blocking_domain):
+        raise Errno(EBUSY)
+    _check_domain_fits(domain, group)
+    _iommu_group_set_domain(group, domain)
 
 
 def iommu_detach_group(_domain: IommuDomain, group: IommuGroup) -> None:
@@ -245,16 +254,43 @@ def iommu_detach_group(_domain: IommuDomain, group: IommuGroup) -> None:
         _iommu_group_set_core_domain(group)
 
 
-def iommu_attach_group_handle(domain: IommuDomain, group: IommuGroup) -> None:
-    """As :func:`iommu_attach_group`, for an owner that has claimed the group."""
-    iommu_attach_group(domain, group)
+def iommu_attach_group_handle(domain: IommuDomain, group: IommuGroup, handle: IommuAttachHandle) -> None:
+    """As :func:`iommu_attach_group`, for an owner that has claimed the group. Errno EBUSY attached already."""
+    with group.mutex:
+        group.pasid_array.insert(IOMMU_NO_PASID, XA_ZERO_ENTRY)
+        try:
+            _iommu_attach_group(domain, group)
+        except Errno:
+            group.pasid_array.erase(IOMMU_NO_PASID)
+            raise
+        handle.domain = domain
+        group.pasid_array.store(IOMMU_NO_PASID, handle)
 
 
-def iommu_replace_group_handle(group: IommuGroup, new_domain: IommuDomain) -> None:
+def iommu_detach_group_handle(_domain: IommuDomain, group: IommuGroup) -> None:
+    with group.mutex:
+        _iommu_group_set_core_domain(group)
+        group.pasid_array.erase(IOMMU_NO_PASID)
+
+
+def iommu_replace_group_handle(group: IommuGroup, new_domain: IommuDomain, handle: IommuAttachHandle) -> None:
     """Change domains without a gap in between."""
     with group.mutex:
         _check_domain_fits(new_domain, group)
         _iommu_group_set_domain(group, new_domain)
+        handle.domain = new_domain
+        group.pasid_array.store(IOMMU_NO_PASID, handle)
+
+
+def iommu_attach_handle_get(group: IommuGroup, pasid: int, type: str = "") -> IommuAttachHandle:
+    """The handle of what is attached to *pasid*. Errno ENOENT, EBUSY when it is not of *type*."""
+    with group.pasid_array.xa_lock:
+        handle = group.pasid_array.load(pasid)
+    if not isinstance(handle, IommuAttachHandle) or handle.domain is None:
+        raise Errno(ENOENT)
+    if type and handle.domain.type != type:
+        raise Errno(EBUSY)
+    return handle
 
 
 def _check_domain_fits(domain: IommuDomain, group: IommuGroup) -> None:

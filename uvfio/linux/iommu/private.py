@@ -6,13 +6,17 @@ Structs of the IOMMU core. Mirrors ``include/linux/iommu.h`` and the head of
 All differences from Linux:
 
 * page tables are ranges of pinned memory (``io_pgtable.py``);
-* no PASIDs, no page faults, no SVA, no MSI cookies.
+* a driver that can do PASIDs takes one away with ``remove_dev_pasid``, instead of
+  putting its blocking domain there;
+* no SVA, no MSI cookies.
 
-Lock order: ``iommu_probe_device_lock``, then ``iommu_group.mutex``.
+Lock order: ``iommu_probe_device_lock``, then ``iommu_group.mutex``, then what
+``io_pgfault.py`` has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import ENODEV, EOPNOTSUPP
 from typing import Any
 
@@ -24,7 +28,7 @@ from uvfio.linux.kernel.kernfs import KernfsNode
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.linux.kernel.refcount import Kref
-from uvfio.linux.kernel.xarray import Ida
+from uvfio.linux.kernel.xarray import Ida, Xarray
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
 from uvfio.runtime.task import per_machine
@@ -36,10 +40,13 @@ IOMMU_DOMAIN_DMA = "DMA"
 IOMMU_DOMAIN_DMA_FQ = "DMA-FQ"
 IOMMU_DOMAIN_NESTED = "nested"
 
+IOMMU_NO_PASID = 0
+
 # enum iommu_cap
 IOMMU_CAP_ENFORCE_CACHE_COHERENCY = "enforced cache coherency"
 IOMMU_CAP_CACHE_COHERENCY = "cache coherency"
 IOMMU_CAP_DEFERRED_FLUSH = "deferred flush"
+IOMMU_CAP_DIRTY_TRACKING = "dirty tracking"
 
 # enum iommu_resv_type, by what sysfs calls them; those that something here has or looks for
 IOMMU_RESV_DIRECT_RELAXABLE = "direct-relaxable"
@@ -69,6 +76,9 @@ class IommuDomain(IoPgtable):
         self.type = type
         self.aperture_start = 0
         self.force_aperture = True
+        # Takes over an IopfGroup, or raises Errno; None: page faults of devices are not wanted.
+        self.iopf_handler: Callable[[Any], None] | None = None
+        self.iommufd_hwpt: Any = None  # whose it is, with IOMMU_COOKIE_IOMMUFD
 
     def __repr__(self) -> str:
         return f"<{self.type} domain>"
@@ -80,12 +90,17 @@ class IommuDomain(IoPgtable):
     def enforce_cache_coherency(self) -> bool:
         return self.ops.enforce_cache_coherency(self)
 
+    def cache_invalidate_user(self, array: Any) -> None:
+        """User space, whose table a nested domain shows, has changed it; counts in ``array.entry_done``."""
+        raise Errno(EOPNOTSUPP)
+
 
 class IommuOps:
     """``struct iommu_ops``: what an IOMMU driver can do. Not implemented: refused."""
 
     pgsize_bitmap = 0
     isolated_msi = False
+    user_pasid_table = False  # the table of PASIDs is in nested domains, and so are their faults
     noiommu = False  # its domains translate nothing: IOMMU_IOAS_NOIOMMU_GET_PA tells addresses
     domains = 0  # how many with a page table exist
     release_domain: IommuDomain | None = None  # static: what a device is on when it goes
@@ -122,6 +137,10 @@ class IommuOps:
     def domain_alloc_paging_flags(self, dev: Any, flags: int, user_data: Any) -> IommuDomain:
         raise Errno(EOPNOTSUPP)
 
+    def domain_alloc_nested(self, dev: Any, parent: IommuDomain, flags: int, user_data: Any) -> IommuDomain:
+        """A domain whose first stage user space makes, and whose second is *parent*."""
+        raise Errno(EOPNOTSUPP)
+
     def get_viommu_struct(self, dev: Any, type: int) -> type[Any]:
         """The driver's vIOMMU (``get_viommu_size``). Errno EOPNOTSUPP if it has none of *type*."""
         raise Errno(EOPNOTSUPP)
@@ -136,8 +155,24 @@ class IommuOps:
     def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
         raise NotImplementedError
 
+    def set_dev_pasid(self, domain: IommuDomain, dev: Any, pasid: int, old: IommuDomain | None) -> None:
+        """Let what *dev* does with *pasid* go through *domain*, instead of *old*. May do nothing but raise Errno."""
+        raise Errno(EOPNOTSUPP)
+
+    def remove_dev_pasid(self, dev: Any, pasid: int, old: IommuDomain) -> None:
+        """Block what *dev* does with *pasid*; must work."""
+        raise Errno(EOPNOTSUPP)
+
+    def page_response(self, dev: Any, fault: Any, response: Any) -> None:
+        """Tell the hardware the answer to the last *fault* (IopfFault) of a group (IommuPageResponse)."""
+
     def enforce_cache_coherency(self, domain: IommuDomain) -> bool:
         return False
+
+
+def implements(ops: IommuOps, name: str) -> bool:
+    """Does the driver have the operation *name*, which Linux sees at its pointer?"""
+    return getattr(type(ops), name) is not getattr(IommuOps, name)
 
 
 class IommuDevice:
@@ -154,7 +189,14 @@ class IommuDevice:
         return self.name
 
 
-@kstruct("domain")
+class IommuAttachHandle:
+    """``struct iommu_attach_handle``: that *domain* is attached. Whoever attached it makes a subclass."""
+
+    def __init__(self) -> None:
+        self.domain: IommuDomain | None = None
+
+
+@kstruct("domain", "fault_param")
 class DevIommu:
     """``struct dev_iommu``, and what the hardware knows of the device."""
 
@@ -162,7 +204,10 @@ class DevIommu:
         self.dev = dev
         self.iommu_dev: IommuDevice | None = None
         self.domain: IommuDomain | None = None  # what its accesses go through now
-        self.max_pasids = 0
+        self.max_pasids = 0  # PASIDs it can use; 0: it has none, and nobody minds what is attached to them
+        self.ats_supported = False
+        self.lock = Mutex("dev_iommu.lock")
+        self.fault_param: Any = None  # lock
 
     def translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
         """
@@ -194,6 +239,8 @@ class IommuGroup:
         self.default_domain: IommuDomain | None = None  # mutex
         self.blocking_domain: IommuDomain | None = None  # mutex
         self.domain: IommuDomain | None = None  # mutex
+        # By PASID, IOMMU_NO_PASID too: the handle, or the domain where there is none.
+        self.pasid_array = Xarray("iommu_group.pasid_array")  # written under mutex
         self.owner: Any = None  # mutex
         self.owner_cnt = 0  # mutex
 

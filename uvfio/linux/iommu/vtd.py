@@ -176,6 +176,9 @@ class IntelIommuOps(IommuOps):
             raise Errno(EOPNOTSUPP)
         return self.domain_alloc(dev, IOMMU_DOMAIN_UNMANAGED)
 
+    def domain_alloc_nested(self, dev: Any, parent: IommuDomain, flags: int, user_data: Any) -> IommuDomain:
+        raise Errno(EOPNOTSUPP, "the hardware cannot nest")
+
     def domain_free(self, domain: IommuDomain) -> None:
         if domain.pgsize_bitmap:
             self.domains -= 1

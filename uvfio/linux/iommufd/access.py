@@ -72,6 +72,34 @@ def iommufd_access_create(ictx: IommufdCtx, unmap: Callable[[int, int], None], n
     return access
 
 
+def iommufd_access_create_internal(ictx: IommufdCtx) -> IommufdAccess:
+    """
+    iommufd's own access, for memory that stays mapped while it is pinned. It has no reference
+    to the context, which would never end then.
+    """
+    access = kzalloc(IommufdAccess, ictx, None)
+    access.internal = True
+    access.iova_alignment = PAGE_SIZE
+    objects.iommufd_object_alloc(ictx, access)
+    access.users.inc()
+    objects.iommufd_object_finalize(ictx, access)
+    return access
+
+
+def iommufd_access_destroy_internal(ictx: IommufdCtx, access: IommufdAccess) -> None:
+    objects.iommufd_object_destroy_user(ictx, access)
+
+
+def iommufd_access_attach_internal(access: IommufdAccess, ioas: IommufdIoas) -> None:
+    """Errno EADDRINUSE: an area of *ioas* is finer than a page."""
+    with access.ioas_lock:
+        _change_ioas(access, ioas)
+
+
+def iommufd_access_detach_internal(access: IommufdAccess) -> None:
+    iommufd_access_detach(access)
+
+
 def iommufd_access_destroy(access: IommufdAccess) -> None:
     """Waits for those who ask it to unpin."""
     objects.iommufd_object_destroy_user(access.ictx, access)
@@ -81,7 +109,8 @@ def iommufd_access_destroy_object(access: IommufdAccess) -> None:
     with access.ioas_lock:
         if access.ioas is not None:
             _change_ioas(access, None)
-    objects.iommufd_ctx_put(access.ictx)
+    if not access.internal:
+        objects.iommufd_ctx_put(access.ictx)
 
 
 def iommufd_access_attach(access: IommufdAccess, ioas_id: int) -> None:
@@ -161,13 +190,13 @@ def iommufd_access_notify_unmap(iopt: IoPagetable, iova: int, length: int) -> No
 
 def iommufd_access_pin_pages(access: IommufdAccess, iova: int, length: int, prot: int) -> list[PageView]:
     """The pages of the range, pinned. Errno ENOENT not attached or mapped, EINVAL, EPERM, EFAULT, ENOMEM."""
-    if WARN_ON(access.unmap is None, "an access pins that would not hear of an unmap"):
+    if WARN_ON(access.unmap is None and not access.internal, "an access pins that would not hear of an unmap"):
         raise Errno(EINVAL)
     _last(iova, length)
     with access.ioas_lock:
         if access.ioas is None:
             raise Errno(ENOENT)
-        return iopt_pin_range(access.ioas.iopt, iova, length, prot)
+        return iopt_pin_range(access.ioas.iopt, iova, length, prot, access.internal)
 
 
 def iommufd_access_unpin_pages(access: IommufdAccess, iova: int, length: int) -> None:
@@ -178,7 +207,7 @@ def iommufd_access_unpin_pages(access: IommufdAccess, iova: int, length: int) ->
         if WARN_ON(access.ioas_unpin is None, "an access unpins that is not attached"):
             return
         assert access.ioas_unpin is not None
-        iopt_unpin_range(access.ioas_unpin.iopt, iova, length)
+        iopt_unpin_range(access.ioas_unpin.iopt, iova, length, access.internal)
 
 
 def iopt_pin_range(iopt: IoPagetable, iova: int, length: int, prot: int, lock_area: bool = False) -> list[PageView]:

@@ -4,7 +4,6 @@ Devices bound to an iommufd, and what they are attached to.
 
 Mirrors ``drivers/iommu/iommufd/device.c``. All differences from Linux:
 
-* no PASIDs;
 * MSIs need no mapping in the IOVA space (``sw_msi``), as on every x86: where an SMMU has
   a window for them, it is only kept free.
 """
@@ -12,17 +11,26 @@ Mirrors ``drivers/iommu/iommufd/device.c``. All differences from Linux:
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EINVAL, ENODEV, EOPNOTSUPP, EPERM
+from errno import EBUSY, EINVAL, ENODEV, EOPNOTSUPP, EPERM
 from typing import Any
 
 from uvfio.linux.base.moduleparam import module_param_bool
+from uvfio.linux.base.pci_dev import PciDev, pci_find_ext_capability
 from uvfio.linux.iommu import iommu
-from uvfio.linux.iommu.private import IOMMU_CAP_CACHE_COHERENCY, IommuGroup
-from uvfio.linux.iommufd import hw_pagetable, io_pagetable, objects
+from uvfio.linux.iommu import pasid as iommu_pasid
+from uvfio.linux.iommu.private import (
+    IOMMU_CAP_CACHE_COHERENCY,
+    IOMMU_CAP_DIRTY_TRACKING,
+    IOMMU_NO_PASID,
+    IommuGroup,
+)
+from uvfio.linux.iommufd import eventq, hw_pagetable, io_pagetable, objects
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
     IOMMUFD_OBJ_DEVICE,
+    IommufdAttach,
+    IommufdAttachHandle,
     IommufdCtx,
     IommufdDevice,
     IommufdGroup,
@@ -35,7 +43,14 @@ from uvfio.linux.kernel.uaccess import copy_to_user
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
 from uvfio.runtime.task import per_machine
-from uvfio.uapi.iommufd import IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED, IOMMU_HW_INFO_FLAG_INPUT_TYPE
+from uvfio.uapi.iommufd import (
+    IOMMU_HW_CAP_DIRTY_TRACKING,
+    IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED,
+    IOMMU_HW_CAP_PCI_PASID_EXEC,
+    IOMMU_HW_CAP_PCI_PASID_PRIV,
+    IOMMU_HW_INFO_FLAG_INPUT_TYPE,
+)
+from uvfio.uapi.pci_regs import PCI_EXT_CAP_ID_PASID, PCI_PASID_CTRL, PCI_PASID_CTRL_EXEC, PCI_PASID_CTRL_PRIV
 
 
 class IommufdParameters:
@@ -82,7 +97,7 @@ def iommufd_put_group(igroup: IommufdGroup) -> None:
 
 
 def _iommufd_group_release(igroup: IommufdGroup) -> None:
-    WARN_ON(igroup.hwpt is not None or igroup.device_list, "an iommufd group goes with something attached")
+    WARN_ON(igroup.pasid_attach, "an iommufd group goes with something attached")
     with igroup.ictx.objects.xa_lock:
         if igroup.ictx.groups.get(igroup.group) is igroup:
             del igroup.ictx.groups[igroup.group]
@@ -155,40 +170,43 @@ def iommufd_ctx_has_group(ictx: IommufdCtx, group: IommuGroup | None) -> bool:
 # Attach
 
 
-def iommufd_device_attach(idev: IommufdDevice, pt_id: int) -> int:
+def iommufd_device_attach(idev: IommufdDevice, pasid: int, pt_id: int) -> int:
     """
-    Attach to a page table, or to an IOAS through one that is found or made; the id of
-    the page table. Errno ENOENT, EINVAL, EADDRINUSE, EFAULT, ENOMEM.
+    Attach (a PASID of) the device to a page table, or to an IOAS through one that is found or
+    made; the id of the page table. Errno ENOENT, EINVAL, EBUSY, EADDRINUSE, EFAULT, ENOMEM.
     """
-    pt_id = _iommufd_device_change_pt(idev, pt_id, iommufd_device_do_attach)
+    pt_id = _iommufd_device_change_pt(idev, pasid, pt_id, iommufd_device_do_attach)
     # The caller holds the device while it is attached.
     idev.users.inc()
     return pt_id
 
 
-def iommufd_device_replace(idev: IommufdDevice, pt_id: int) -> int:
-    """The same for a device that is attached, without a gap in between."""
-    return _iommufd_device_change_pt(idev, pt_id, iommufd_device_do_replace)
+def iommufd_device_replace(idev: IommufdDevice, pasid: int, pt_id: int) -> int:
+    """The same for what is attached, without a gap in between."""
+    return _iommufd_device_change_pt(idev, pasid, pt_id, iommufd_device_do_replace)
 
 
-def iommufd_device_detach(idev: IommufdDevice) -> None:
-    hwpt = iommufd_hw_pagetable_detach(idev)
+def iommufd_device_detach(idev: IommufdDevice, pasid: int) -> None:
+    """Nothing happens if nothing is attached there."""
+    hwpt = iommufd_hw_pagetable_detach(idev, pasid)
+    if hwpt is None:
+        return
     iommufd_hw_pagetable_put(idev.ictx, hwpt)
     idev.users.dec()
 
 
-AttachFn = Callable[[IommufdDevice, IommufdHwPagetable], IommufdHwPagetable | None]
+AttachFn = Callable[[IommufdDevice, int, IommufdHwPagetable], IommufdHwPagetable | None]
 
 
-def _iommufd_device_change_pt(idev: IommufdDevice, pt_id: int, do_attach: AttachFn) -> int:
+def _iommufd_device_change_pt(idev: IommufdDevice, pasid: int, pt_id: int, do_attach: AttachFn) -> int:
     ictx = idev.ictx
     pt_obj = objects.iommufd_get_object(ictx, pt_id, IOMMUFD_OBJ_ANY)
     try:
         if isinstance(pt_obj, IommufdHwPagetable):
-            old = do_attach(idev, pt_obj)
+            old = do_attach(idev, pasid, pt_obj)
             used = pt_obj.id
         elif isinstance(pt_obj, IommufdIoas):
-            used, old = _iommufd_device_auto_get_domain(idev, pt_obj, do_attach)
+            used, old = _iommufd_device_auto_get_domain(idev, pasid, pt_obj, do_attach)
         else:
             raise Errno(EINVAL)
     finally:
@@ -200,7 +218,7 @@ def _iommufd_device_change_pt(idev: IommufdDevice, pt_id: int, do_attach: Attach
 
 
 def _iommufd_device_auto_get_domain(
-    idev: IommufdDevice, ioas: IommufdIoas, do_attach: AttachFn
+    idev: IommufdDevice, pasid: int, ioas: IommufdIoas, do_attach: AttachFn
 ) -> tuple[int, IommufdHwPagetable | None]:
     """The page table that *ioas* made by itself, if *idev* can use it; else a new one."""
     ictx = idev.ictx
@@ -210,19 +228,19 @@ def _iommufd_device_auto_get_domain(
             if not hwpt.auto_domain or not objects.iommufd_lock_obj(hwpt):
                 continue
             try:
-                return hwpt.id, do_attach(idev, hwpt)
+                return hwpt.id, do_attach(idev, pasid, hwpt)
             except Errno as e:
                 if e.number != EINVAL:
                     raise
             finally:
                 objects.iommufd_put_object(ictx, hwpt)
         immediate = do_attach is iommufd_device_do_attach
-        hwpt = hw_pagetable.iommufd_hwpt_paging_alloc(ictx, ioas, idev, 0, immediate)
+        hwpt = hw_pagetable.iommufd_hwpt_paging_alloc(ictx, ioas, idev, 0, immediate, None, pasid)
         hwpt.auto_domain = True
         old = None
         if not immediate:
             try:
-                old = do_attach(idev, hwpt)
+                old = do_attach(idev, pasid, hwpt)
             except Errno:
                 objects.iommufd_object_abort_and_destroy(ictx, hwpt)
                 raise
@@ -231,42 +249,49 @@ def _iommufd_device_auto_get_domain(
         return used, old
 
 
-def iommufd_device_do_attach(idev: IommufdDevice, hwpt: IommufdHwPagetable) -> None:
-    iommufd_hw_pagetable_attach(hwpt, idev)
+def iommufd_device_do_attach(idev: IommufdDevice, pasid: int, hwpt: IommufdHwPagetable) -> None:
+    iommufd_hw_pagetable_attach(hwpt, idev, pasid)
 
 
-def iommufd_hw_pagetable_attach(hwpt: IommufdHwPagetable, idev: IommufdDevice) -> None:
-    """Errno EINVAL when the group is on another page table, EADDRINUSE."""
+def iommufd_hw_pagetable_attach(hwpt: IommufdHwPagetable, idev: IommufdDevice, pasid: int) -> None:
+    """Errno EBUSY attached already, EINVAL when the group is on another page table, EADDRINUSE."""
     igroup = idev.igroup
     with igroup.lock:
-        if igroup.hwpt is not None and igroup.hwpt is not hwpt:
-            raise Errno(EINVAL)
+        attach = igroup.pasid_attach.get(pasid)
+        if attach is not None:
+            if idev in attach.device_array:
+                raise Errno(EBUSY)
+            if attach.hwpt is not hwpt:
+                raise Errno(EINVAL)
         iopt = hwpt.ioas.iopt
-        io_pagetable.iopt_table_enforce_dev_resv_regions(iopt, idev.dev)
-        if not igroup.device_list:
+        if pasid == IOMMU_NO_PASID:
+            io_pagetable.iopt_table_enforce_dev_resv_regions(iopt, idev.dev)
+        if attach is None:
             try:
-                assert hwpt.domain is not None
-                iommu.iommu_attach_group_handle(hwpt.domain, igroup.group)
+                _iommufd_hwpt_attach_device(hwpt, idev, pasid)
             except Errno:
-                iova_ranges.iopt_remove_reserved_iova(iopt, idev.dev)
+                if pasid == IOMMU_NO_PASID:
+                    iova_ranges.iopt_remove_reserved_iova(iopt, idev.dev)
                 raise
-            igroup.hwpt = hwpt
+            attach = igroup.pasid_attach[pasid] = IommufdAttach(hwpt)
         hwpt.users.inc()
-        igroup.device_list.append(idev)
+        attach.device_array.append(idev)
 
 
-def iommufd_hw_pagetable_detach(idev: IommufdDevice) -> IommufdHwPagetable:
-    """What the device was attached to; the caller puts it."""
+def iommufd_hw_pagetable_detach(idev: IommufdDevice, pasid: int) -> IommufdHwPagetable | None:
+    """What was attached, for the caller to put."""
     igroup = idev.igroup
     with igroup.lock:
-        hwpt = igroup.hwpt
-        assert hwpt is not None
-        assert hwpt.domain is not None
-        igroup.device_list.remove(idev)
-        if not igroup.device_list:
-            iommu.iommu_detach_group(hwpt.domain, igroup.group)
-            igroup.hwpt = None
-        iova_ranges.iopt_remove_reserved_iova(hwpt.ioas.iopt, idev.dev)
+        attach = igroup.pasid_attach.get(pasid)
+        if attach is None:
+            return None
+        hwpt = attach.hwpt
+        attach.device_array.remove(idev)
+        if not attach.device_array:
+            _iommufd_hwpt_detach_device(hwpt, idev, pasid)
+            del igroup.pasid_attach[pasid]
+        if pasid == IOMMU_NO_PASID:
+            iova_ranges.iopt_remove_reserved_iova(hwpt.ioas.iopt, idev.dev)
     return hwpt
 
 
@@ -278,49 +303,109 @@ def iommufd_hw_pagetable_put(ictx: IommufdCtx, hwpt: IommufdHwPagetable) -> None
         hwpt.users.dec()
 
 
-def iommufd_device_do_replace(idev: IommufdDevice, hwpt: IommufdHwPagetable) -> IommufdHwPagetable | None:
+def iommufd_device_do_replace(idev: IommufdDevice, pasid: int, hwpt: IommufdHwPagetable) -> IommufdHwPagetable | None:
     """The page table to put, None when the device is on *hwpt* already. Errno as attach."""
     igroup = idev.igroup
     with igroup.lock:
-        old = igroup.hwpt
-        if old is None or idev not in igroup.device_list:
+        attach = igroup.pasid_attach.get(pasid)
+        if attach is None or idev not in attach.device_array:
             raise Errno(EINVAL)
+        old = attach.hwpt
         if old is hwpt:
             return None
-        _replace_reserved(igroup, old, hwpt)
+        reserved = pasid == IOMMU_NO_PASID and old.ioas is not hwpt.ioas
+        if reserved:
+            _replace_reserved(attach, hwpt)
         try:
-            assert hwpt.domain is not None
-            iommu.iommu_replace_group_handle(igroup.group, hwpt.domain)
+            _iommufd_hwpt_replace_device(idev, pasid, hwpt, old)
         except Errno:
-            if old.ioas is not hwpt.ioas:
-                for each in igroup.device_list:
-                    iova_ranges.iopt_remove_reserved_iova(hwpt.ioas.iopt, each.dev)
+            if reserved:
+                _remove_reserved(attach, hwpt)
             raise
-        if old.ioas is not hwpt.ioas:
-            for each in igroup.device_list:
-                iova_ranges.iopt_remove_reserved_iova(old.ioas.iopt, each.dev)
-        igroup.hwpt = hwpt
+        if reserved:
+            _remove_reserved(attach, old)
+        attach.hwpt = hwpt
         # Every device of the group moves, and each holds the page table it is on.
-        for _each in igroup.device_list:
+        for _each in attach.device_array:
             hwpt.users.inc()
-        for _each in igroup.device_list[1:]:
+        for _each in attach.device_array[1:]:
             old.users.dec()
         return old
 
 
-def _replace_reserved(igroup: IommufdGroup, old: IommufdHwPagetable, hwpt: IommufdHwPagetable) -> None:
-    lockdep_assert_held(igroup.lock)
-    if old.ioas is hwpt.ioas:
-        return
+def _replace_reserved(attach: IommufdAttach, hwpt: IommufdHwPagetable) -> None:
     done: list[IommufdDevice] = []
     try:
-        for each in igroup.device_list:
+        for each in attach.device_array:
             io_pagetable.iopt_table_enforce_dev_resv_regions(hwpt.ioas.iopt, each.dev)
             done.append(each)
     except Errno:
         for each in done:
             iova_ranges.iopt_remove_reserved_iova(hwpt.ioas.iopt, each.dev)
         raise
+
+
+def _remove_reserved(attach: IommufdAttach, hwpt: IommufdHwPagetable) -> None:
+    for each in attach.device_array:
+        iova_ranges.iopt_remove_reserved_iova(hwpt.ioas.iopt, each.dev)
+
+
+# Domains
+
+
+def _iommufd_hwpt_pasid_compat(hwpt: IommufdHwPagetable, idev: IommufdDevice, pasid: int) -> None:
+    """A device uses PASIDs on page tables made for that only, and its plain one is made for it, too."""
+    attached = idev.igroup.pasid_attach
+    lockdep_assert_held(idev.igroup.lock)
+    if pasid == IOMMU_NO_PASID:
+        refused = not hwpt.pasid_compat and any(other != IOMMU_NO_PASID for other in attached)
+    else:
+        plain = attached.get(IOMMU_NO_PASID)
+        refused = not hwpt.pasid_compat or (plain is not None and not plain.hwpt.pasid_compat)
+    if refused:
+        raise Errno(EINVAL)
+
+
+def _iommufd_hwpt_attach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, pasid: int) -> None:
+    _iommufd_hwpt_pasid_compat(hwpt, idev, pasid)
+    assert hwpt.domain is not None
+    handle = IommufdAttachHandle(idev)
+    if pasid == IOMMU_NO_PASID:
+        iommu.iommu_attach_group_handle(hwpt.domain, idev.igroup.group, handle)
+    else:
+        iommu_pasid.iommu_attach_device_pasid(hwpt.domain, idev.dev, pasid, handle)
+
+
+def _iommufd_hwpt_detach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, pasid: int) -> None:
+    handle = iommufd_device_get_attach_handle(idev, pasid)
+    assert hwpt.domain is not None
+    if pasid == IOMMU_NO_PASID:
+        iommu.iommu_detach_group_handle(hwpt.domain, idev.igroup.group)
+    else:
+        iommu_pasid.iommu_detach_device_pasid(hwpt.domain, idev.dev, pasid)
+    eventq.iommufd_auto_response_faults(hwpt, handle)
+
+
+def _iommufd_hwpt_replace_device(
+    idev: IommufdDevice, pasid: int, hwpt: IommufdHwPagetable, old: IommufdHwPagetable
+) -> None:
+    _iommufd_hwpt_pasid_compat(hwpt, idev, pasid)
+    assert hwpt.domain is not None
+    old_handle = iommufd_device_get_attach_handle(idev, pasid)
+    handle = IommufdAttachHandle(idev)
+    if pasid == IOMMU_NO_PASID:
+        iommu.iommu_replace_group_handle(idev.igroup.group, hwpt.domain, handle)
+    else:
+        iommu_pasid.iommu_replace_device_pasid(hwpt.domain, idev.dev, pasid, handle)
+    # The faults of the old one: they came through it, and are in its queue.
+    eventq.iommufd_auto_response_faults(old, old_handle)
+
+
+def iommufd_device_get_attach_handle(idev: IommufdDevice, pasid: int) -> IommufdAttachHandle:
+    lockdep_assert_held(idev.igroup.lock)
+    handle = iommu.iommu_attach_handle_get(idev.igroup.group, pasid)
+    assert isinstance(handle, IommufdAttachHandle)
+    return handle
 
 
 # What the hardware can do
@@ -340,8 +425,29 @@ def iommufd_get_hw_info(ucmd: IommufdUcmd) -> None:
         if copied:
             copy_to_user(cmd.data_uptr, copied)
         cmd.data_len = len(data)
-        cmd.out_max_pasid_log2 = 0
-        cmd.out_capabilities = IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
+        cmd.out_capabilities, cmd.out_max_pasid_log2 = _capabilities(idev.dev)
         ucmd.respond()
     finally:
         objects.iommufd_put_object(ucmd.ictx, idev)
+
+
+def pci_pasid_status(dev: PciDev) -> int:
+    """What of PASIDs is enabled in the device: its PASID control register."""
+    at = pci_find_ext_capability(dev, PCI_EXT_CAP_ID_PASID)
+    return dev.config.read(at + PCI_PASID_CTRL, 2) if at else 0
+
+
+def _capabilities(dev: Any) -> tuple[int, int]:
+    """``out_capabilities`` and ``out_max_pasid_log2``."""
+    capabilities = 0 if dev.iommu.ats_supported else IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
+    if iommu.device_iommu_capable(dev, IOMMU_CAP_DIRTY_TRACKING):
+        capabilities |= IOMMU_HW_CAP_DIRTY_TRACKING
+    if not dev.iommu.max_pasids:
+        return capabilities, 0
+    if isinstance(dev, PciDev):
+        control = pci_pasid_status(dev)
+        if control & PCI_PASID_CTRL_EXEC:
+            capabilities |= IOMMU_HW_CAP_PCI_PASID_EXEC
+        if control & PCI_PASID_CTRL_PRIV:
+            capabilities |= IOMMU_HW_CAP_PCI_PASID_PRIV
+    return capabilities, dev.iommu.max_pasids.bit_length() - 1

@@ -4,9 +4,7 @@
 
 Mirrors ``drivers/iommu/iommufd/main.c``; its objects are in ``objects.py``. All differences from Linux:
 
-* not there yet, answered ENOTTY: IOMMU_FAULT_QUEUE_ALLOC, IOMMU_VEVENTQ_ALLOC,
-  IOMMU_HW_QUEUE_ALLOC and the selftest's IOMMU_TEST_CMD;
-* no objects of these calls;
+* the selftest's IOMMU_TEST_CMD is not there yet and answered ENOTTY;
 * IOMMU_IOAS_MAP and UNMAP write their result back only when it differs from what the
   caller passed: a struct in read-only memory may go unnoticed.
 """
@@ -14,16 +12,16 @@ Mirrors ``drivers/iommu/iommufd/main.c``; its objects are in ``objects.py``. All
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from errno import EBADFD, EINVAL, ENOTTY
+from errno import EBADFD, EINVAL, ENOTTY, ENXIO, EPERM
 from typing import Any
 
-from uvfio.linux.iommufd import device, hw_pagetable, ioas, objects, vfio_compat, viommu
+from uvfio.linux.iommufd import device, eventq, hw_pagetable, ioas, objects, vfio_compat, viommu
 from uvfio.linux.iommufd.objects import iommufd_ctx_get as iommufd_ctx_get
 from uvfio.linux.iommufd.objects import iommufd_ctx_put as iommufd_ctx_put
 from uvfio.linux.iommufd.private import IommufdCtx, IommufdUcmd
 from uvfio.linux.kernel.bug import WARN_ON
 from uvfio.linux.kernel.chrdev import misc_register
-from uvfio.linux.kernel.fs import File, FileOperations, fget, fput, get_file
+from uvfio.linux.kernel.fs import File, FileOperations, Vma, fget, fput, get_file
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_struct_from_user, get_user_u32
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
@@ -32,6 +30,7 @@ from uvfio.uapi import iommufd as uapi
 IOMMUFD_MINOR = 258
 IOMMUFD_CMD_BASE = 0x80
 IOMMUFD_CMD_LAST = 0x95
+PROT_EXEC = 4
 
 
 class IoctlOp:
@@ -79,6 +78,9 @@ IOCTL_OPS: Mapping[int, IoctlOp] = {
     uapi.IOMMU_GET_HW_INFO: IoctlOp(uapi.iommu_hw_info, "__reserved", device.iommufd_get_hw_info),
     uapi.IOMMU_VIOMMU_ALLOC: IoctlOp(uapi.iommu_viommu_alloc, "out_viommu_id", viommu.iommufd_viommu_alloc_ioctl),
     uapi.IOMMU_VDEVICE_ALLOC: IoctlOp(uapi.iommu_vdevice_alloc, "virt_id", viommu.iommufd_vdevice_alloc_ioctl),
+    uapi.IOMMU_FAULT_QUEUE_ALLOC: IoctlOp(uapi.iommu_fault_alloc, "out_fault_fd", eventq.iommufd_fault_alloc),
+    uapi.IOMMU_VEVENTQ_ALLOC: IoctlOp(uapi.iommu_veventq_alloc, "out_veventq_fd", eventq.iommufd_veventq_alloc),
+    uapi.IOMMU_HW_QUEUE_ALLOC: IoctlOp(uapi.iommu_hw_queue_alloc, "length", viommu.iommufd_hw_queue_alloc_ioctl),
 }
 
 
@@ -110,6 +112,21 @@ class IommufdFileOperations(FileOperations):
             args = copy_struct_from_user(op.struct, arg, usize)
         op.execute(IommufdUcmd(file.private_data, arg, usize, args))
         return 0
+
+    def mmap(self, file: File, vma: Vma) -> None:
+        """One region from end to end. Errno EINVAL private, EPERM executable, ENXIO."""
+        if not vma.shared:
+            raise Errno(EINVAL)
+        if vma.prot & PROT_EXEC:
+            raise Errno(EPERM)
+        ictx: IommufdCtx = file.private_data
+        with ictx.mt_lock:
+            immap = ictx.mt_mmap.get(vma.offset)
+            # The owner goes away from 0 on, and takes the region along.
+            if immap is None or immap.length != vma.length or not immap.owner.users.inc_not_zero():
+                raise Errno(ENXIO)
+        vma.memory = immap.memory
+        vma.close = immap.owner.users.dec
 
 
 def _ioctl_unknown(ictx: IommufdCtx, cmd: int, arg: int) -> int:

@@ -14,18 +14,21 @@ from __future__ import annotations
 from errno import EBUSY, ENOENT
 from typing import Any
 
-from uvfio.linux.iommufd import access, device, hw_pagetable, ioas, viommu
+from uvfio.linux.iommufd import access, device, eventq, hw_pagetable, ioas, viommu
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
     IommufdAccess,
     IommufdCtx,
     IommufdDevice,
+    IommufdFault,
     IommufdHwptNested,
     IommufdHwptPaging,
+    IommufdHwQueue,
     IommufdIoas,
     IommufdObject,
     IommufdUcmd,
     IommufdVdevice,
+    IommufdVeventq,
     IommufdViommu,
 )
 from uvfio.linux.kernel.bug import WARN_ON, might_sleep
@@ -193,6 +196,14 @@ def iommufd_object_destroy(obj: IommufdObject, abort: bool = False) -> None:
         viommu.iommufd_vdevice_abort(obj)
     elif isinstance(obj, IommufdVdevice):
         viommu.iommufd_vdevice_destroy(obj)
+    elif isinstance(obj, IommufdFault):
+        eventq.iommufd_fault_destroy(obj)
+    elif isinstance(obj, IommufdVeventq) and abort:
+        eventq.iommufd_veventq_abort(obj)
+    elif isinstance(obj, IommufdVeventq):
+        eventq.iommufd_veventq_destroy(obj)
+    elif isinstance(obj, IommufdHwQueue):
+        viommu.iommufd_hw_queue_destroy(obj)
 
 
 def iommufd_ctx_get(ictx: IommufdCtx) -> None:

@@ -4,8 +4,10 @@ Structs of iommufd. Mirrors ``drivers/iommu/iommufd/iommufd_private.h`` and
 ``io_pagetable.h``; those that IOMMU drivers know too are in ``iommu/iommufd.py``.
 
 Lock order: ``iommufd_group.lock``, ``iommufd_ioas.mutex``, ``domains_rwsem``,
-``iova_rwsem``, ``iopt_pages.mutex``, ``dma_buf.resv``; the ``xa_lock`` of
-``objects`` and those of each ``iommufd_viommu.vdevs`` are leaves.
+``iova_rwsem``, ``iopt_pages.mutex``, ``dma_buf.resv``; and ``iommufd_group.lock``,
+``iommufd_fault.mutex``, then what answers faults in ``iommu/io_pgfault.py``. Leaves are
+the ``xa_lock`` of ``objects``, those of each ``iommufd_viommu.vdevs``, ``mt_lock`` and
+the ``lock`` of each event queue.
 """
 
 from __future__ import annotations
@@ -14,12 +16,18 @@ from collections.abc import Callable
 from typing import Any
 
 from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_ANY as IOMMUFD_OBJ_ANY
+from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_HW_QUEUE as IOMMUFD_OBJ_HW_QUEUE
 from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_VDEVICE as IOMMUFD_OBJ_VDEVICE
+from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_VEVENTQ as IOMMUFD_OBJ_VEVENTQ
 from uvfio.linux.iommu.iommufd import IOMMUFD_OBJ_VIOMMU as IOMMUFD_OBJ_VIOMMU
+from uvfio.linux.iommu.iommufd import IommufdEventq as IommufdEventq
+from uvfio.linux.iommu.iommufd import IommufdHwQueue as IommufdHwQueue
+from uvfio.linux.iommu.iommufd import IommufdMmap as IommufdMmap
 from uvfio.linux.iommu.iommufd import IommufdObject as IommufdObject
 from uvfio.linux.iommu.iommufd import IommufdVdevice as IommufdVdevice
+from uvfio.linux.iommu.iommufd import IommufdVeventq as IommufdVeventq
 from uvfio.linux.iommu.iommufd import IommufdViommu as IommufdViommu
-from uvfio.linux.iommu.private import IommuDomain, IommuGroup
+from uvfio.linux.iommu.private import IommuAttachHandle, IommuDomain, IommuGroup
 from uvfio.linux.kernel.fs import File
 from uvfio.linux.kernel.interval_tree import IntervalTree
 from uvfio.linux.kernel.mutex import Mutex, Spinlock
@@ -41,6 +49,7 @@ IOMMUFD_OBJ_HWPT_PAGING = "hwpt"
 IOMMUFD_OBJ_HWPT_NESTED = "nested hwpt"
 IOMMUFD_OBJ_IOAS = "ioas"
 IOMMUFD_OBJ_ACCESS = "access"
+IOMMUFD_OBJ_FAULT = "fault"
 
 IOPT_PAGES_ACCOUNT_USER = 0
 IOPT_PAGES_ACCOUNT_MM = 1
@@ -58,6 +67,8 @@ class IommufdCtx:
         self.destroy_wait = WaitQueueHead("iommufd_ctx.destroy_wait")
         self.account_mode = IOPT_PAGES_ACCOUNT_USER
         self.vfio_ioas: IommufdIoas | None = None  # objects.xa_lock
+        self.mt_lock = Spinlock("iommufd_ctx.mt_mmap.ma_lock")
+        self.mt_mmap: dict[int, IommufdMmap] = {}  # mt_lock; by their offset in the file
 
     def __repr__(self) -> str:
         return "<iommufd_ctx>"
@@ -171,6 +182,18 @@ class IommufdIoas(IommufdObject):
 
 
 @kstruct()
+class IommufdFault(IommufdEventq):
+    """``struct iommufd_fault``: page faults of devices, for user space to resolve."""
+
+    type = IOMMUFD_OBJ_FAULT
+
+    def __init__(self, ictx: IommufdCtx) -> None:
+        super().__init__(ictx)
+        self.mutex = Mutex("iommufd_fault.mutex")
+        self.response = Xarray("iommufd_fault.response", first=1)  # mutex; what user space has read, by cookie
+
+
+@kstruct()
 class IommufdHwptPaging(IommufdObject):
     """``struct iommufd_hwpt_paging``: a domain that shows an IOAS."""
 
@@ -180,6 +203,7 @@ class IommufdHwptPaging(IommufdObject):
         super().__init__()
         self.ioas = ioas
         self.domain: IommuDomain | None = None
+        self.fault: IommufdFault | None = None
         self.auto_domain = False
         self.enforce_cache_coherency = False
         self.nest_parent = False
@@ -194,11 +218,13 @@ class IommufdHwptNested(IommufdObject):
     type = IOMMUFD_OBJ_HWPT_NESTED
     auto_domain = False
 
-    def __init__(self, parent: IommufdHwptPaging, viommu: IommufdViommu) -> None:
+    def __init__(self, parent: IommufdHwptPaging, viommu: IommufdViommu | None) -> None:
         super().__init__()
         self.parent = parent
-        self.viommu = viommu
+        self.viommu = viommu  # None: it stands on the parent itself
         self.domain: IommuDomain | None = None
+        self.fault: IommufdFault | None = None
+        self.pasid_compat = False
 
     @property
     def ioas(self) -> IommufdIoas:
@@ -206,6 +232,22 @@ class IommufdHwptNested(IommufdObject):
 
 
 IommufdHwPagetable = IommufdHwptPaging | IommufdHwptNested
+
+
+class IommufdAttach:
+    """``struct iommufd_attach``: what a PASID of a group goes through."""
+
+    def __init__(self, hwpt: IommufdHwPagetable) -> None:
+        self.hwpt = hwpt
+        self.device_array: list[IommufdDevice] = []  # those attached to it
+
+
+class IommufdAttachHandle(IommuAttachHandle):
+    """``struct iommufd_attach_handle``."""
+
+    def __init__(self, idev: IommufdDevice) -> None:
+        super().__init__()
+        self.idev = idev
 
 
 class IommufdGroup:
@@ -216,8 +258,7 @@ class IommufdGroup:
         self.lock = Mutex("iommufd_group.lock")
         self.ictx = ictx
         self.group = group
-        self.hwpt: IommufdHwPagetable | None = None  # lock
-        self.device_list: list[IommufdDevice] = []  # lock; those attached to hwpt
+        self.pasid_attach: dict[int, IommufdAttach] = {}  # lock; by PASID, IOMMU_NO_PASID too
 
 
 @kstruct("vdev", "destroying")
@@ -244,7 +285,8 @@ class IommufdAccess(IommufdObject):
     def __init__(self, ictx: IommufdCtx, unmap: Callable[[int, int], None] | None) -> None:
         super().__init__()
         self.ictx = ictx
-        self.unmap = unmap  # None: it never pins
+        self.unmap = unmap  # None: it never pins, or is internal
+        self.internal = False  # iommufd's own: what it pins cannot be unmapped
         self.ioas_lock = Mutex("iommufd_access.ioas_lock")
         self.ioas: IommufdIoas | None = None  # ioas_lock
         self.ioas_unpin: IommufdIoas | None = None  # ioas_lock; what is pinned is there

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Virtual IOMMUs, and the devices that a guest knows behind them.
+Virtual IOMMUs, the devices that a guest knows behind them, and queues for the hardware.
 
-Mirrors ``drivers/iommu/iommufd/viommu.c``. All differences from Linux:
+Mirrors ``drivers/iommu/iommufd/viommu.c``; their events are in ``eventq.py``. All
+differences from Linux:
 
-* no hardware queues and no events (``IOMMU_HW_QUEUE_ALLOC``, ``IOMMU_VEVENTQ_ALLOC``);
 * a driver whose vDEVICE is not one of the core's is refused without the warning that
   Linux has for it.
 
@@ -14,17 +14,22 @@ must then be destroyed, by user space or by the unbind itself.
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, ENOENT, EOPNOTSUPP
+from errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, EOPNOTSUPP, EOVERFLOW, ERANGE
 
 from uvfio.linux.iommu.iommufd import IommuUserData
+from uvfio.linux.iommufd import access as iommufd_access
 from uvfio.linux.iommufd import objects
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_DEVICE,
     IOMMUFD_OBJ_HWPT_PAGING,
     IOMMUFD_OBJ_VIOMMU,
+    PAGE_MASK,
+    PAGE_SIZE,
     ULONG_MAX,
+    IommufdAccess,
     IommufdDevice,
     IommufdHwptPaging,
+    IommufdHwQueue,
     IommufdUcmd,
     IommufdVdevice,
     IommufdViommu,
@@ -32,7 +37,9 @@ from uvfio.linux.iommufd.private import (
 from uvfio.linux.kernel.bug import lockdep_assert_held
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
-from uvfio.uapi.iommufd import IOMMU_VIOMMU_TYPE_DEFAULT
+from uvfio.uapi.iommufd import IOMMU_HW_QUEUE_TYPE_DEFAULT, IOMMU_VIOMMU_TYPE_DEFAULT
+
+MAX_PAGE_ARRAY = 0x7FFFFFFF  # bytes, what kvmalloc() gives
 
 
 def iommufd_viommu_alloc_ioctl(ucmd: IommufdUcmd) -> None:
@@ -79,6 +86,7 @@ def iommufd_vdevice_abort(vdev: IommufdVdevice) -> None:
     idev: IommufdDevice = vdev.idev
     lockdep_assert_held(idev.igroup.lock)
     viommu = vdev.viommu
+    vdev.destroy()
     with viommu.vdevs.xa_lock:  # which Linux's xa_cmpxchg() takes
         # Nothing happens if it was refused its virt_id: the one who has that is another.
         viommu.vdevs.cmpxchg(vdev.virt_id, vdev, None)
@@ -147,3 +155,85 @@ def _vdevice_alloc(ucmd: IommufdUcmd, viommu: IommufdViommu, idev: IommufdDevice
         objects.iommufd_object_abort_and_destroy(ictx, vdev)
         raise
     objects.iommufd_object_finalize(ictx, vdev)
+
+
+# HW queues
+
+
+def iommufd_hw_queue_alloc_ioctl(ucmd: IommufdUcmd) -> None:
+    cmd = ucmd.cmd
+    if cmd.flags or cmd.type == IOMMU_HW_QUEUE_TYPE_DEFAULT:
+        raise Errno(EOPNOTSUPP)
+    if not cmd.length:
+        raise Errno(EINVAL)
+    if cmd.nesting_parent_iova + cmd.length - 1 > ULONG_MAX:
+        raise Errno(EOVERFLOW)
+    viommu: IommufdViommu = objects.iommufd_get_object(ucmd.ictx, cmd.viommu_id, IOMMUFD_OBJ_VIOMMU)
+    try:
+        _iommufd_hw_queue_alloc(ucmd, viommu)
+    finally:
+        objects.iommufd_put_object(ucmd.ictx, viommu)
+
+
+def _iommufd_hw_queue_alloc(ucmd: IommufdUcmd, viommu: IommufdViommu) -> None:
+    cmd = ucmd.cmd
+    hw_queue: IommufdHwQueue = kzalloc(viommu.get_hw_queue_struct(cmd.type))
+    objects.iommufd_object_alloc(ucmd.ictx, hw_queue)
+    try:
+        hw_queue.base_addr = cmd.nesting_parent_iova
+        hw_queue.length = cmd.length
+        hw_queue.access, base_pa = iommufd_hw_queue_alloc_phys(viommu, hw_queue.base_addr, hw_queue.length)
+        hw_queue.viommu = viommu
+        viommu.users.inc()
+        hw_queue.queue_type = cmd.type
+        viommu.hw_queue_init_phys(hw_queue, cmd.index, base_pa)
+        hw_queue.initialised = True
+        cmd.out_hw_queue_id = hw_queue.id
+        ucmd.respond()
+    except Errno:
+        objects.iommufd_object_abort_and_destroy(ucmd.ictx, hw_queue)
+        raise
+    objects.iommufd_object_finalize(ucmd.ictx, hw_queue)
+
+
+def iommufd_hw_queue_alloc_phys(viommu: IommufdViommu, base: int, length: int) -> tuple[IommufdAccess, int]:
+    """
+    Pin the memory of a queue, and keep it mapped: the access that does it, and the physical
+    address. Errno ERANGE, ENOMEM, ENOENT, EPERM, EFAULT not in one piece.
+    """
+    offset = base & PAGE_MASK
+    if offset + length + PAGE_MASK > ULONG_MAX:
+        raise Errno(ERANGE)
+    npages = (offset + length + PAGE_MASK) // PAGE_SIZE
+    if npages * 8 > MAX_PAGE_ARRAY:
+        raise Errno(ENOMEM)
+    access = iommufd_access.iommufd_access_create_internal(viommu.ictx)
+    try:
+        iommufd_access.iommufd_access_attach_internal(access, viommu.hwpt.ioas)
+        # Whole pages: a queue may begin and end inside of one.
+        pages = iommufd_access.iommufd_access_pin_pages(access, base - offset, npages * PAGE_SIZE, 0)
+    except Errno:
+        iommufd_access.iommufd_access_destroy_internal(viommu.ictx, access)
+        raise
+    first = pages[0].phys(0)
+    if any(page.phys(0) != first + at * PAGE_SIZE for at, page in enumerate(pages)):
+        iommufd_hw_queue_destroy_access(viommu, access, base, length)
+        raise Errno(EFAULT)
+    return access, first + offset
+
+
+def iommufd_hw_queue_destroy_access(viommu: IommufdViommu, access: IommufdAccess, base: int, length: int) -> None:
+    offset = base & PAGE_MASK
+    aligned = (offset + length + PAGE_MASK) & ~PAGE_MASK
+    iommufd_access.iommufd_access_unpin_pages(access, base - offset, aligned)
+    iommufd_access.iommufd_access_detach_internal(access)
+    iommufd_access.iommufd_access_destroy_internal(viommu.ictx, access)
+
+
+def iommufd_hw_queue_destroy(hw_queue: IommufdHwQueue) -> None:
+    if hw_queue.viommu is None:
+        return  # it came to nothing early
+    if hw_queue.initialised:
+        hw_queue.destroy()
+    iommufd_hw_queue_destroy_access(hw_queue.viommu, hw_queue.access, hw_queue.base_addr, hw_queue.length)
+    hw_queue.viommu.users.dec()

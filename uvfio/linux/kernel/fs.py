@@ -10,6 +10,7 @@ only :func:`__fput_sync` releases on the spot.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EBADF, EINVAL, ENODEV, ENOTTY, ESPIPE
 from typing import Any
 
@@ -29,12 +30,16 @@ class Vma:
         self.offset = offset
         self.prot = prot
         self.shared = shared
+        self.close: Callable[[], None] | None = None  # vm_ops->close: the mapping is gone
+        self.memory: Any = None  # what is mapped, if its owner shares it: an object with a ``data``
 
 
 class FileOperations:
     """``struct file_operations``. What a subclass does not define, the file refuses."""
 
     name = "file"
+    positions = True  # FMODE_PREAD, FMODE_PWRITE: without them pread and pwrite answer ESPIPE
+    polled = False  # what poll(2) says of it changes, and ``File.poll_changed`` is called then
 
     def open(self, file: File) -> None:
         """The device node of *file* is opened; sets ``file.private_data``."""
@@ -79,9 +84,15 @@ class File:
         self.f_count = Refcount(f"file {self.name}")
         self.released = False
         self.host: Any = None  # what the live supervisor keeps with it
+        self.on_poll: Callable[[int], None] | None = None  # the live supervisor, of a file that can be polled
 
     def __repr__(self) -> str:
         return f"<file {self.name}>"
+
+    def poll_changed(self) -> None:
+        """What ``poll(2)`` says of the file may be another thing now."""
+        if self.on_poll is not None:
+            self.on_poll(self.f_op.poll(self))
 
 
 def anon_inode_getfile(name: str, f_op: FileOperations, private_data: Any, flags: int = 0) -> File:

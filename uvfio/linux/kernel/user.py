@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from errno import EBADF, EFAULT, EINVAL, EMFILE, ENOENT
-from typing import TypeVar
+from errno import EBADF, EFAULT, EINVAL, EMFILE, ENOENT, ESPIPE
+from typing import Any, TypeVar
 
 from uvfio.linux.base.devtmpfs import devtmpfs_lookup
 from uvfio.linux.kernel.chrdev import chrdev_open
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 FIRST_ADDRESS = 0x7F00_0000_0000
 MAX_FDS = 1024
+PROT_WRITE = 2
 
 
 class Memory(FileOperations):
@@ -34,7 +35,7 @@ class Memory(FileOperations):
     name = "memfd"
 
     def __init__(self, length: int, page_size: int = PAGE_SIZE) -> None:
-        self.data = bytearray(-(-length // page_size) * page_size)
+        self.data: Any = bytearray(-(-length // page_size) * page_size)
         self.page_size = page_size
         self.frames = Frames()
 
@@ -251,6 +252,7 @@ class UserProcess:
         self.mm = UserMm()
         self.files = UserFiles()
         self.capabilities: set[int] | None = None  # None: all
+        self.vmas: dict[int, tuple[Vma, File]] = {}  # by address, what of files is mapped
 
     def capable(self, capability: int) -> bool:
         return self.capabilities is None or capability in self.capabilities
@@ -284,26 +286,78 @@ class UserProcess:
         file = self.files.get(fd)
         return self._with(file, lambda: file.f_op.unlocked_ioctl(file, cmd, arg))
 
+    def read(self, fd: int, n: int) -> bytes:
+        file = self.files.get(fd)
+        data = self._transfer_in(file, n, file.f_pos)
+        file.f_pos += len(data)
+        return data
+
+    def write(self, fd: int, data: bytes) -> int:
+        file = self.files.get(fd)
+        done = self._transfer_out(file, data, file.f_pos)
+        file.f_pos += done
+        return done
+
     def pread(self, fd: int, n: int, offset: int) -> bytes:
         file = self.files.get(fd)
-        buf = self.mm.mmap(max(n, 1))
-        got = self._with(file, lambda: file.f_op.read(file, buf, n, offset))
-        data = self.mm.read(buf, got)
-        self.mm.munmap(buf)
-        return data
+        if not file.f_op.positions:
+            raise Errno(ESPIPE)
+        return self._transfer_in(file, n, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         file = self.files.get(fd)
-        buf = self.mm.mmap(max(len(data), 1))
-        self.mm.write(buf, data)
-        done = self._with(file, lambda: file.f_op.write(file, buf, len(data), offset))
-        self.mm.munmap(buf)
-        return done
+        if not file.f_op.positions:
+            raise Errno(ESPIPE)
+        return self._transfer_out(file, data, offset)
 
-    def mmap_file(self, fd: int, length: int, offset: int, prot: int = 3, shared: bool = True) -> None:
-        """Ask the file for a mapping; nothing is mapped, only the answer counts."""
+    def poll(self, fd: int) -> int:
+        """The poll bits that hold now."""
         file = self.files.get(fd)
-        self._with(file, lambda: file.f_op.mmap(file, Vma(length, offset, prot, shared)))
+        return self._with(file, lambda: file.f_op.poll(file))
+
+    def _transfer_in(self, file: File, n: int, offset: int) -> bytes:
+        buf = self.mm.mmap(max(n, 1))
+        try:
+            got = self._with(file, lambda: file.f_op.read(file, buf, n, offset))
+            return self.mm.read(buf, got)
+        finally:
+            self.mm.munmap(buf)
+
+    def _transfer_out(self, file: File, data: bytes, offset: int) -> int:
+        buf = self.mm.mmap(max(len(data), 1))
+        try:
+            self.mm.write(buf, data)
+            return self._with(file, lambda: file.f_op.write(file, buf, len(data), offset))
+        finally:
+            self.mm.munmap(buf)
+
+    def mmap_file(self, fd: int, length: int, offset: int, prot: int = 3, shared: bool = True) -> int:
+        """
+        Map a region of a file; its address. 0: its memory is not here (that of a device's
+        registers), and only the answer counts.
+        """
+        file = self.files.get(fd)
+        vma = Vma(length, offset, prot, shared)
+        self._with(file, lambda: file.f_op.mmap(file, vma))
+        if vma.memory is None:
+            return 0
+        memory = Memory(0)
+        memory.data = vma.memory.data
+        vma.start = self.mm.map_memory(memory, bool(prot & PROT_WRITE))
+        self.vmas[vma.start] = (vma, get_file(file))
+        return vma.start
+
+    def munmap(self, start: int) -> None:
+        """Unmap what :meth:`mmap_file` answered *start* for."""
+        vma, file = self.vmas.pop(start)
+        self.mm.munmap(start)
+
+        def close() -> None:
+            if vma.close is not None:
+                vma.close()
+            fput(file)
+
+        self._call(close)
 
     def dup(self, fd: int) -> int:
         return self._install(get_file(self.files.get(fd)), 0)
@@ -314,7 +368,9 @@ class UserProcess:
         self._call(lambda: fput(file))
 
     def exit(self) -> None:
-        """Close everything, lowest fd first, as ``exit(2)`` does."""
+        """Unmap files, then close everything, lowest fd first, as ``exit(2)`` does."""
+        for start in sorted(self.vmas):
+            self.munmap(start)
         for fd in sorted(self.files.table):
             if self.files.table.get(fd) is not None:
                 self.close(fd)

@@ -4,20 +4,22 @@ VFIO devices on an iommufd. Mirrors ``drivers/vfio/iommufd.c``.
 
 The functions ``vfio_iommufd_physical_*`` are what a driver of a device that does its own
 DMA puts into its operations, ``vfio_iommufd_emulated_*`` those for a driver that does it
-in its place. Difference from Linux: PASIDs are left out; an attach with a PASID is refused
-as by a device whose page tables lack the flag.
+in its place.
 """
 
 from __future__ import annotations
 
-from errno import EINVAL
+from errno import EINVAL, ENOSPC
 from typing import Any
 
+from uvfio.linux.iommu.private import IOMMU_NO_PASID
 from uvfio.linux.iommufd import access as iommufd_access
 from uvfio.linux.iommufd import device as iommufd_device
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioDeviceOps
 from uvfio.runtime.errors import Errno
+
+INT_MAX = (1 << 31) - 1
 
 
 def vfio_df_iommufd_bind(df: VfioDeviceFile) -> None:
@@ -42,8 +44,11 @@ class VfioIommufdPhysicalOps(VfioDeviceOps):
 
     def unbind_iommufd(self, device: VfioDevice) -> None:
         lockdep_assert_held(device.dev_set.lock)
+        for pasid in sorted(device.pasids):
+            iommufd_device.iommufd_device_detach(device.iommufd_device, pasid)
+        device.pasids.clear()
         if device.iommufd_attached:
-            iommufd_device.iommufd_device_detach(device.iommufd_device)
+            iommufd_device.iommufd_device_detach(device.iommufd_device, IOMMU_NO_PASID)
             device.iommufd_attached = False
         iommufd_device.iommufd_device_unbind(device.iommufd_device)
         device.iommufd_device = None
@@ -53,8 +58,8 @@ class VfioIommufdPhysicalOps(VfioDeviceOps):
         if WARN_ON(device.iommufd_device is None, "attach of a device that is not bound"):
             raise Errno(EINVAL)
         if device.iommufd_attached:
-            return iommufd_device.iommufd_device_replace(device.iommufd_device, pt_id)
-        attached = iommufd_device.iommufd_device_attach(device.iommufd_device, pt_id)
+            return iommufd_device.iommufd_device_replace(device.iommufd_device, IOMMU_NO_PASID, pt_id)
+        attached = iommufd_device.iommufd_device_attach(device.iommufd_device, IOMMU_NO_PASID, pt_id)
         device.iommufd_attached = True
         return attached
 
@@ -62,14 +67,27 @@ class VfioIommufdPhysicalOps(VfioDeviceOps):
         lockdep_assert_held(device.dev_set.lock)
         if device.iommufd_device is None or not device.iommufd_attached:
             return
-        iommufd_device.iommufd_device_detach(device.iommufd_device)
+        iommufd_device.iommufd_device_detach(device.iommufd_device, IOMMU_NO_PASID)
         device.iommufd_attached = False
 
     def pasid_attach_ioas(self, device: VfioDevice, pasid: int, pt_id: int) -> int:
-        raise Errno(EINVAL)
+        lockdep_assert_held(device.dev_set.lock)
+        if WARN_ON(device.iommufd_device is None, "attach of a device that is not bound"):
+            raise Errno(EINVAL)
+        if pasid in device.pasids:
+            return iommufd_device.iommufd_device_replace(device.iommufd_device, pasid, pt_id)
+        if pasid > INT_MAX:
+            raise Errno(ENOSPC, "an ida takes no such number")
+        attached = iommufd_device.iommufd_device_attach(device.iommufd_device, pasid, pt_id)
+        device.pasids.add(pasid)
+        return attached
 
     def pasid_detach_ioas(self, device: VfioDevice, pasid: int) -> None:
-        """Nothing can be attached to a PASID yet."""
+        lockdep_assert_held(device.dev_set.lock)
+        if device.iommufd_device is None or pasid not in device.pasids:
+            return
+        iommufd_device.iommufd_device_detach(device.iommufd_device, pasid)
+        device.pasids.remove(pasid)
 
 
 class VfioIommufdEmulatedOps(VfioDeviceOps):

@@ -124,6 +124,7 @@ class VfioDevice:
         self.iommufd_device: Any = None
         self.iommufd_access: Any = None  # instead of it, if the driver does the DMA
         self.iommufd_attached = False
+        self.pasids: set[int] = set()  # dev_set.lock; those that are attached
         self.cdev_opened = False
         self.kvm: Any = None  # with a reference, from the first open to the last close
         self.put_kvm: Callable[[Any], None] | None = None  # kvm_put_kvm, its module pinned
