@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import struct
 from collections.abc import Callable
 from errno import EAGAIN, EFAULT
 
-from uvfio.linux.kernel.fs import File
+from uvfio.linux.kernel.fs import File, Vma
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.live import host
+from uvfio.live.pollfile import PollFile
 from uvfio.live.sharedfile import SharedFiles
 from uvfio.runtime.errors import Errno
 
@@ -38,6 +40,7 @@ class OpenFile:
         self.content = content  # our own fd on the memfd, if what is written to it matters
         self.calls = 0  # handlers that work on the file now
         self.closed = False  # no client has it any more; the last of those calls drops it
+        self.vmas: list[Vma] = []  # what clients may have mapped of it (mappedmemory.py)
 
 
 class OpenFiles:
@@ -48,6 +51,7 @@ class OpenFiles:
         self.by_link: dict[str, File] = {}
         self.by_inode: dict[int, File] = {}
         self._by_watch: dict[int, File] = {}
+        self._pipes: dict[File, PollFile] = {}
         self._token = secrets.token_hex(4)
         self._serial = 0
         self._device = -1  # that memfds are on
@@ -55,6 +59,7 @@ class OpenFiles:
         self.furnish: Callable[[File, int], None] = lambda _file, _memfd: None
         self.shared = SharedFiles()  # files of the host
         self.device_memory: Callable[[int, int, int], PinnedPages] = _no_device
+        self.watch_pipe: Callable[[File, int], None] = lambda _file, _fd: None  # calls hung_up()
 
     def create(self, file: File, keep_content: bool = False) -> int:
         """
@@ -63,6 +68,8 @@ class OpenFiles:
         The answer is the fd to hand over, and the caller's to close. If no client has
         got a copy by then, that close is the last one and *file* is released as usual.
         """
+        if file.f_op.polled:
+            return self._create_pipe(file)
         self._serial += 1
         name = f"uvfio-{self._token}-{self._serial}:{file.name}"
         memfd = os.memfd_create(name, os.MFD_CLOEXEC)
@@ -84,6 +91,25 @@ class OpenFiles:
         self.by_inode[opened.inode] = file
         self._by_watch[watch] = file
         return ours
+
+    def _create_pipe(self, file: File) -> int:
+        pipe = PollFile(writable=bool(file.f_op.poll(file) & select.POLLOUT))
+        file.host = OpenFile(pipe.link, 0, -1, None)
+        file.on_poll = pipe.changed
+        self.by_link[pipe.link] = file
+        self._pipes[file] = pipe
+        self.watch_pipe(file, pipe.ours)
+        file.poll_changed()
+        return pipe.take()
+
+    def hung_up(self, file: File) -> bool:
+        """No client has the pipe of *file*. Is it ours to release now? Else the last call on it does."""
+        pipe = self._pipes.pop(file)
+        file.on_poll = None
+        del self.by_link[pipe.link]
+        pipe.close()
+        file.host.closed = True
+        return not file.host.calls
 
     def owns(self, device: int, inode: int) -> bool:
         """Is that a memfd of ours?"""
@@ -114,6 +140,8 @@ class OpenFiles:
 
     def close(self) -> None:
         os.close(self.inotify)
+        for pipe in self._pipes.values():
+            pipe.close()
         for file in self._by_watch.values():
             if file.host.content is not None:
                 os.close(file.host.content)

@@ -56,10 +56,10 @@ class Loop:
         self._poll.register(listener, select.POLLIN)
         self._poll.register(self._others, select.POLLIN)
 
-    def direct(self, fd: int, ready: Ready) -> None:
-        """Call *ready(revents)*, which must not sleep, when *fd* is readable."""
+    def direct(self, fd: int, ready: Ready, events: int = select.EPOLLIN) -> None:
+        """Call *ready(revents)*, which must not sleep, when *fd* is readable, or broken (*events* 0)."""
         self._direct[fd] = ready
-        self._others.register(fd, select.EPOLLIN)
+        self._others.register(fd, events)
 
     def stop_direct(self, fd: int) -> None:
         del self._direct[fd]

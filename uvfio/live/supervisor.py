@@ -28,6 +28,7 @@ from uvfio.live.fdcalls import Handler as FdHandler
 from uvfio.live.files import OpenFile, OpenFiles
 from uvfio.live.kvm import DEV_KVM, HostVms, host_has_kvm
 from uvfio.live.loop import Loop
+from uvfio.live.mappedmemory import MappedMemory
 from uvfio.live.notify import Call, Listener
 from uvfio.live.pathcalls import Handler as PathHandler
 from uvfio.live.pathcalls import PathCalls
@@ -66,6 +67,8 @@ class Supervisor:
         self.regions = Regions(self.open_files, self.loop, self.complain, self._reaped)
         self.open_files.furnish = self.regions.furnish
         self.open_files.device_memory = self.regions.device_memory
+        self.open_files.watch_pipe = self._watch_pipe
+        self.mapped_memory = MappedMemory()
         self.broken: list[BaseException] = []  # findings and bugs met on the way
         self.status: int | None = None
         self.deserted = False  # no process is under the filter any more
@@ -130,7 +133,7 @@ class Supervisor:
         }
 
     def _add_handlers(self) -> None:
-        for name, on_fd in FdCalls(self.regions.mapped, self._copied).handlers().items():
+        for name, on_fd in FdCalls(self.regions.mapped, self._copied, self.mapped_memory).handlers().items():
             self._fd_handlers[SYS[name]] = on_fd
         for name, on_path in PathCalls(self.view, self.complain).handlers().items():
             self._path_handlers[SYS[name]] = on_path
@@ -184,7 +187,19 @@ class Supervisor:
 
     def _start_releases(self) -> None:
         for file in self.open_files.released():
-            self._spawn(partial(fput, file), f"close {file.name}")
+            self._spawn(partial(self._release, file), f"close {file.name}")
+
+    def _watch_pipe(self, file: File, fd: int) -> None:
+        def broken(_events: int) -> None:
+            self.loop.stop_direct(fd)
+            if self.open_files.hung_up(file):
+                self._spawn(partial(fput, file), f"close {file.name}")
+
+        self.loop.direct(fd, broken, 0)
+
+    def _release(self, file: File) -> None:
+        self.mapped_memory.released(file)
+        fput(file)
 
     def _spawn(self, body: Callable[[], Any], name: str) -> None:
         self.runtime.spawn(lambda: self._guarded(body), name)
@@ -240,7 +255,7 @@ class Supervisor:
                 finally:
                     opened.calls -= 1
                     if opened.closed and not opened.calls:
-                        fput(file)
+                        self._release(file)
         except Errno as e:
             result = -e.number
         except Exception as e:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+from uvfio.linux.iommufd.main import IommufdFileOperations
 from uvfio.linux.kernel.fs import File
 from uvfio.live.client import LiveThread
 from uvfio.runtime.errors import Errno, errno_name
@@ -34,6 +35,8 @@ FLAGS = {
     ("iommu_ioas_map_file", "flags"): "IOMMU_IOAS_MAP_",
     ("iommu_ioas_copy", "flags"): "IOMMU_IOAS_MAP_",
     ("iommu_hwpt_alloc", "flags"): "IOMMU_HWPT_ALLOC_",
+    ("iommu_hwpt_pgfault", "flags"): "IOMMU_PGFAULT_FLAGS_",
+    ("iommu_hwpt_pgfault", "perm"): "IOMMU_PGFAULT_PERM_",
 }
 REGIONS = ("BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5", "ROM", "CONFIG", "VGA")
 IRQS = ("INTX", "MSI", "MSIX", "ERR", "REQ")
@@ -45,6 +48,12 @@ AT_FDCWD = 0xFFFFFF9C
 WITH_DIRFD = ("openat", "openat2", "newfstatat", "statx", "readlinkat", "faccessat", "faccessat2")
 PATH_SHOWN = 256
 DATA_SHOWN = 16
+RECORDS_SHOWN = 8
+NUMBERS = ("pasid", "grpid", "virt_id")  # not ids of objects
+RECORDS = {
+    ("[iommufd-pgfault]", "read"): iommufd.iommu_hwpt_pgfault,
+    ("[iommufd-pgfault]", "write"): iommufd.iommu_hwpt_page_response,
+}
 
 
 class Tracer:
@@ -80,9 +89,11 @@ def _shown(
         yield from _ioctl(thread, args[1] & 0xFFFFFFFF, args[2], file)
     elif name in ("pread64", "pwrite64"):
         yield from _transfer(thread, args, name == "pread64", result)
+    elif name in ("read", "write") and file.f_op.polled:
+        yield from _records(thread, args, name, result, file)
     elif name == "mmap":
         yield "length", hex(args[1])
-        yield "at", _place(args[5])
+        yield "at", hex(args[5]) if isinstance(file.f_op, IommufdFileOperations) else _place(args[5])
 
 
 def _path_call(thread: LiveThread, name: str, args: tuple[int, ...]) -> Iterator[tuple[str, str]]:
@@ -113,6 +124,21 @@ def _transfer(thread: LiveThread, args: tuple[int, ...], read: bool, result: int
     yield "data", f"[{data}{more}]"
     yield "count", str(args[2])
     yield "at", _place(args[3])
+
+
+def _records(
+    thread: LiveThread, args: tuple[int, ...], name: str, result: int | None, file: File
+) -> Iterator[tuple[str, str]]:
+    """What was read from an event file, or written there. Events are bytes: what they say depends on their type."""
+    struct = RECORDS.get((file.name, name))
+    if struct is None:
+        data = thread.mm.read(args[1], result).hex(" ") if result is not None and result > 0 else ""
+    else:
+        n = args[2] if name == "write" else result or 0
+        places = range(args[1], args[1] + min(max(n, 0), RECORDS_SHOWN * struct.size_of), struct.size_of)
+        data = ", ".join(_struct(thread, at, struct, file) for at in places)
+    yield "records", f"[{data}]"
+    yield "count", str(args[2])
 
 
 def _place(offset: int) -> str:
@@ -169,6 +195,8 @@ def _field(struct: str, field: str, value: int, file: File) -> str:
         return _flags(FLAGS[struct, field], value)
     if field == "index" and struct in INDICES and value < len(INDICES[struct]):
         return INDICES[struct][value]
+    if field.endswith("_fd") or field in NUMBERS:
+        return str(value)
     if field.endswith("id") and struct.startswith("iommu_"):
         return _object(value, file)
     return f"{value:#x}" if isinstance(value, int) and value > 255 else str(value)
@@ -176,7 +204,8 @@ def _field(struct: str, field: str, value: int, file: File) -> str:
 
 def _object(number: int, file: File) -> str:
     """An iommufd object by its type, while it lives."""
-    found = file.private_data.objects.entries.get(number) if file.private_data is not None else None
+    ictx = getattr(file.private_data, "ictx", file.private_data)  # of an event file, its object
+    found = ictx.objects.entries.get(number) if ictx is not None else None
     kind = getattr(found, "type", None)
     return f"{number}<{getattr(kind, 'name', kind)}>" if kind is not None else str(number)
 
