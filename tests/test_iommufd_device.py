@@ -238,6 +238,9 @@ def test_hw_info() -> None:
     assert info(idev.id, 8, 2, 1)[0] == EOPNOTSUPP
     assert info(idev.id, 24, 1, 1)[0] == 0
     assert info(idev.id, 24, 2, 0)[0] == 0
+    short = i.buffer(64)
+    asked = (0, idev.id, 2**32 - 1, short, 0, 0, 0, 0, 0, 0)
+    assert i.call(uapi.IOMMU_GET_HW_INFO, "4IQI4BQ", 0, *asked)[0] == EFAULT, "the first byte that is not there"
     assert info(idev.id, 24, 0, 2)[0] == EOPNOTSUPP
     assert info(idev.id, 24, 0, 0, 1)[0] == EOPNOTSUPP
     assert info(99, 24)[0] == ENOENT

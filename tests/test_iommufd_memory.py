@@ -19,7 +19,8 @@ from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.pages import page_pins, user_struct
 from uvfio.linux.kernel.process import CAP_IPC_LOCK
 from uvfio.linux.kernel.uaccess import copy_to_user
-from uvfio.linux.kernel.user import Memory, UserProcess
+from uvfio.linux.kernel.user import UserProcess
+from uvfio.linux.kernel.user_mm import Memory
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.task import current
 from uvfio.uapi import iommufd as uapi

@@ -11,16 +11,14 @@ Mirrors ``drivers/iommu/iommufd/device.c``. All differences from Linux:
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EBUSY, EINVAL, ENODEV, EOPNOTSUPP, EPERM
+from errno import EBUSY, EINVAL, ENODEV, EPERM
 from typing import Any
 
 from uvfio.linux.base.moduleparam import module_param_bool
-from uvfio.linux.base.pci_dev import PciDev, pci_find_ext_capability
 from uvfio.linux.iommu import iommu
 from uvfio.linux.iommu import pasid as iommu_pasid
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
-    IOMMU_CAP_DIRTY_TRACKING,
     IOMMU_NO_PASID,
     IommuGroup,
 )
@@ -28,7 +26,6 @@ from uvfio.linux.iommufd import eventq, hw_pagetable, io_pagetable, objects
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
-    IOMMUFD_OBJ_DEVICE,
     IommufdAttach,
     IommufdAttachHandle,
     IommufdCtx,
@@ -36,21 +33,11 @@ from uvfio.linux.iommufd.private import (
     IommufdGroup,
     IommufdHwPagetable,
     IommufdIoas,
-    IommufdUcmd,
 )
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
-from uvfio.linux.kernel.uaccess import copy_to_user
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
 from uvfio.runtime.task import per_machine
-from uvfio.uapi.iommufd import (
-    IOMMU_HW_CAP_DIRTY_TRACKING,
-    IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED,
-    IOMMU_HW_CAP_PCI_PASID_EXEC,
-    IOMMU_HW_CAP_PCI_PASID_PRIV,
-    IOMMU_HW_INFO_FLAG_INPUT_TYPE,
-)
-from uvfio.uapi.pci_regs import PCI_EXT_CAP_ID_PASID, PCI_PASID_CTRL, PCI_PASID_CTRL_EXEC, PCI_PASID_CTRL_PRIV
 
 
 class IommufdParameters:
@@ -406,48 +393,3 @@ def iommufd_device_get_attach_handle(idev: IommufdDevice, pasid: int) -> Iommufd
     handle = iommu.iommu_attach_handle_get(idev.igroup.group, pasid)
     assert isinstance(handle, IommufdAttachHandle)
     return handle
-
-
-# What the hardware can do
-
-
-def iommufd_get_hw_info(ucmd: IommufdUcmd) -> None:
-    cmd = ucmd.cmd
-    if cmd.flags & ~IOMMU_HW_INFO_FLAG_INPUT_TYPE or any(cmd.__reserved):
-        raise Errno(EOPNOTSUPP)
-    asked = cmd.data_type if cmd.flags & IOMMU_HW_INFO_FLAG_INPUT_TYPE else 0
-    idev: IommufdDevice = objects.iommufd_get_object(ucmd.ictx, cmd.dev_id, IOMMUFD_OBJ_DEVICE)
-    try:
-        if idev.dev.iommu is None:
-            raise Errno(EOPNOTSUPP)
-        cmd.data_type, data = idev.dev.iommu.iommu_dev.ops.hw_info(idev.dev, asked)
-        copied = data[: cmd.data_len].ljust(cmd.data_len, b"\0")
-        if copied:
-            copy_to_user(cmd.data_uptr, copied)
-        cmd.data_len = len(data)
-        cmd.out_capabilities, cmd.out_max_pasid_log2 = _capabilities(idev.dev)
-        ucmd.respond()
-    finally:
-        objects.iommufd_put_object(ucmd.ictx, idev)
-
-
-def pci_pasid_status(dev: PciDev) -> int:
-    """What of PASIDs is enabled in the device: its PASID control register."""
-    at = pci_find_ext_capability(dev, PCI_EXT_CAP_ID_PASID)
-    return dev.config.read(at + PCI_PASID_CTRL, 2) if at else 0
-
-
-def _capabilities(dev: Any) -> tuple[int, int]:
-    """``out_capabilities`` and ``out_max_pasid_log2``."""
-    capabilities = 0 if dev.iommu.ats_supported else IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
-    if iommu.device_iommu_capable(dev, IOMMU_CAP_DIRTY_TRACKING):
-        capabilities |= IOMMU_HW_CAP_DIRTY_TRACKING
-    if not dev.iommu.max_pasids:
-        return capabilities, 0
-    if isinstance(dev, PciDev):
-        control = pci_pasid_status(dev)
-        if control & PCI_PASID_CTRL_EXEC:
-            capabilities |= IOMMU_HW_CAP_PCI_PASID_EXEC
-        if control & PCI_PASID_CTRL_PRIV:
-            capabilities |= IOMMU_HW_CAP_PCI_PASID_PRIV
-    return capabilities, dev.iommu.max_pasids.bit_length() - 1

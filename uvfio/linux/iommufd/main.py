@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from errno import EBADFD, EINVAL, ENOTTY, ENXIO, EPERM
 from typing import Any
 
-from uvfio.linux.iommufd import device, eventq, hw_pagetable, ioas, objects, vfio_compat, viommu
+from uvfio.linux.iommufd import device, eventq, hw_info, hw_pagetable, ioas, objects, vfio_compat, viommu
 from uvfio.linux.iommufd.objects import iommufd_ctx_get as iommufd_ctx_get
 from uvfio.linux.iommufd.objects import iommufd_ctx_put as iommufd_ctx_put
 from uvfio.linux.iommufd.private import IommufdCtx, IommufdUcmd
@@ -75,7 +75,7 @@ IOCTL_OPS: Mapping[int, IoctlOp] = {
         uapi.iommu_hwpt_get_dirty_bitmap, "data", hw_pagetable.iommufd_hwpt_get_dirty_bitmap
     ),
     uapi.IOMMU_HWPT_INVALIDATE: IoctlOp(uapi.iommu_hwpt_invalidate, "__reserved", hw_pagetable.iommufd_hwpt_invalidate),
-    uapi.IOMMU_GET_HW_INFO: IoctlOp(uapi.iommu_hw_info, "__reserved", device.iommufd_get_hw_info),
+    uapi.IOMMU_GET_HW_INFO: IoctlOp(uapi.iommu_hw_info, "__reserved", hw_info.iommufd_get_hw_info),
     uapi.IOMMU_VIOMMU_ALLOC: IoctlOp(uapi.iommu_viommu_alloc, "out_viommu_id", viommu.iommufd_viommu_alloc_ioctl),
     uapi.IOMMU_VDEVICE_ALLOC: IoctlOp(uapi.iommu_vdevice_alloc, "virt_id", viommu.iommufd_vdevice_alloc_ioctl),
     uapi.IOMMU_FAULT_QUEUE_ALLOC: IoctlOp(uapi.iommu_fault_alloc, "out_fault_fd", eventq.iommufd_fault_alloc),

@@ -27,6 +27,12 @@ def copy_to_user(addr: int, data: bytes) -> None:
     running().process.mm.write(addr, data)
 
 
+def clear_user(addr: int, n: int) -> None:
+    # Piece by piece: the user may claim 4 GiB, and the first byte that is not there ends it.
+    for off in range(0, n, PIECE):
+        copy_to_user(addr + off, bytes(min(PIECE, n - off)))
+
+
 def get_user_u32(addr: int) -> int:
     return int.from_bytes(copy_from_user(addr, 4), "little")
 
