@@ -24,7 +24,9 @@ ALLOWED = {
     "bugs": {"scenarios", "explore", "check", "runtime"},
     "report": {"explore", "runtime"},
     "live": {"machine", "topology", "devices", "linux", "runtime", "uapi"},
+    "serve": {"live", "machine", "linux", "runtime", "uapi"},
     "cli": {
+        "serve",
         "live",
         "bugs",
         "report",

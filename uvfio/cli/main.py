@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from uvfio.cli import bugs, ctl, devices, doctor, explore, run, top
+from uvfio.cli import bugs, ctl, devices, doctor, explore, run, serve, top
 from uvfio.cli.usage import UsageError
 from uvfio.runtime.errors import InternalError
 
-VERBS = (run, explore, bugs, devices, ctl, top, doctor)
+VERBS = (run, explore, bugs, devices, ctl, top, serve, doctor)
 
 
 class Parser(argparse.ArgumentParser):
