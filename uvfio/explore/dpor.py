@@ -51,11 +51,10 @@ class _Node:
 class _Step:
     """One step of the current run."""
 
-    __slots__ = ("accesses", "clock", "node", "op", "past", "task", "undo")
+    __slots__ = ("accesses", "clock", "node", "past", "task", "undo")
 
-    def __init__(self, task: str, op: Op, accesses: Accesses, node: _Node) -> None:
+    def __init__(self, task: str, accesses: Accesses, node: _Node) -> None:
         self.task = task
-        self.op = op
         self.accesses = accesses  # those of the notes too
         self.node = node
         self.clock: Clock = {}
@@ -94,6 +93,7 @@ class Dpor:
         self.clocks: dict[str, Clock] = {}
         self.sleep: dict[str, Accesses] = {}
         self.fresh = False  # the step that is running is not one that the last run shared
+        self.op: Op | None = None  # of the step that is running; a step of an earlier run must not keep that run alive
         self.races: list[tuple[int, int, str, Accesses]] = []  # (earlier step, later or -1, its task, accesses)
         self.numbers: dict[int, int] = {}
         self.objects: list[Any] = []  # keeps them alive: an id must not be used again
@@ -242,7 +242,8 @@ class Dpor:
 
     def _step(self, name: str, op: Op, node: _Node) -> None:
         accesses = self._accesses(op)
-        step = _Step(name, op, accesses, node)
+        step = _Step(name, accesses, node)
+        self.op = op
         index = len(self.steps)
         self._find_races(index, name, op, accesses)
         step.past = self.clocks.get(name, step.past)
@@ -269,7 +270,7 @@ class Dpor:
             return
         step = self.steps[-1]
         accesses = self._accesses(op)
-        if op.kind == "alloc" or step.task != task.name or op is step.op or getattr(task.runtime, "quiet", False):
+        if op.kind == "alloc" or step.task != task.name or op is self.op or getattr(task.runtime, "quiet", False):
             return
         index = len(self.steps) - 1
         self._find_races(index, task.name, op, accesses)

@@ -95,8 +95,7 @@ def explore(
         if progress is not None:
             result.tried = estimate()
             progress(result)
-    for task in spare:
-        task.throw()  # a greenlet that waits is never collected, nor what it holds
+    _end(spare)
     result.finding = result.finding or result.suspicion
     result.seconds = time.monotonic() - start
     return result
@@ -125,6 +124,8 @@ def run_once(
         splat = e
     finally:
         runtime.abort()
+        if spare is None:
+            _end(runtime.spare)
     result.runs += 1
     result.cut += runtime.cut_off
     result.steps += len(runtime.schedule)
@@ -135,3 +136,9 @@ def run_once(
     if splat is not None:
         result.finding = Finding(splat.kind, splat.message, runtime.schedule)
     return splat is None
+
+
+def _end(spare: list[Task]) -> None:
+    for task in spare:
+        task.throw()  # a greenlet that waits is never collected
+    spare.clear()

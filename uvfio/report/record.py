@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from uvfio.explore.runner import Program, Result, explore
 from uvfio.report.trace import Trace
+from uvfio.runtime.controlled import ControlledRuntime
 from uvfio.runtime.errors import Splat
 from uvfio.runtime.policy import Replay
 from uvfio.runtime.runtime import Op
@@ -29,14 +30,15 @@ def record(program: Program, schedule: Schedule) -> tuple[Trace, Result]:
 
 
 class _Witness:
-    """A listener: the trace, and who was there, clean-up included."""
+    """A listener: the trace, and the runtime, which knows what was broken, clean-up included."""
 
     def __init__(self) -> None:
         self.trace = Trace()
-        self.tasks: set[Task] = set()
+        self.runtime: ControlledRuntime | None = None
 
     def event(self, task: Task, op: Op) -> None:
-        self.tasks.add(task)
+        assert isinstance(task.runtime, ControlledRuntime)
+        self.runtime = task.runtime
         self.trace.event(task, op)
 
 
@@ -57,7 +59,7 @@ class _Watched(Replay):
 
     def broken(self) -> tuple[Splat, str] | None:
         """The broken rule and the task that broke it; no name if that was the clean-up."""
-        for task in self.witness.tasks:
-            if isinstance(task.exception, Splat):
-                return task.exception, task.name if task.name in self.trace.comms else ""
-        return None
+        runtime = self.witness.runtime
+        if runtime is None or runtime.splat is None or not runtime.broken_by:
+            return None
+        return runtime.splat, runtime.broken_by if runtime.broken_by in self.trace.comms else ""

@@ -66,6 +66,7 @@ class ControlledRuntime(Runtime):
         self.by_name: dict[str, Task] = {}
         self.schedule: Schedule = []  # the task chosen at each step, and choices
         self.splat: Splat | None = None
+        self.broken_by = ""  # the task that raised it
         self.aborting = False
         self.crash: BaseException | None = None  # a task let something else escape
         self.cut_off = False  # the policy stopped the run
@@ -129,7 +130,8 @@ class ControlledRuntime(Runtime):
         except BaseException as e:
             task.exception = e
             if isinstance(e, Splat):
-                self.splat = self.splat or e
+                if self.splat is None:
+                    self.splat, self.broken_by = e, task.name
             elif isinstance(e, InternalError) or not isinstance(e, Exception):
                 self.crash = e
             elif not self.quiet:  # nobody waits for an explored task: it must not be lost
@@ -172,7 +174,7 @@ class ControlledRuntime(Runtime):
         return cast(T, task.result)
 
     def abort(self) -> None:
-        """Unwind what is still blocked, without letting it do anything visible."""
+        """Unwind what is still blocked, without letting it do anything visible. No task knows its run after that."""
         self.aborting = True
         self.keeps_tasks = False  # kept, they would never run again, nor be collected: and the machine with them
         for task in self.tasks:
@@ -180,6 +182,8 @@ class ControlledRuntime(Runtime):
                 task.throw(GreenletExit)
         self.tasks.clear()
         self.spare += [task for task in self.made if task.done]
+        for task in self.made:
+            task.forget()
         self.made.clear()
 
     def _letter(self, name: str) -> str:

@@ -52,6 +52,18 @@ class Task(greenlet):
         self.preempt_count = 0  # > 0: atomic context, must not sleep
         self.task_works: list[Callable[[], None]] = []  # run on return to user space
 
+    def forget(self) -> None:
+        """
+        The run is over: hold on to nothing of it but the name.
+
+        The garbage collector does not see a greenlet that waits, and stops looking at a
+        dictionary or tuple with nothing else in it, for good: what then leads from there
+        back to the task would never go, and the machine with it.
+        """
+        name = self.name
+        vars(self).clear()
+        self.name = name
+
     def _main(self) -> None:
         self.runtime.run_task(self)
         while self.runtime.keeps_tasks:
