@@ -22,6 +22,8 @@ from uvfio.runtime.controlled import ControlledRuntime
 from uvfio.runtime.runtime import Op
 from uvfio.runtime.task import Task
 
+Handler = Callable[[Task, Op], None]
+
 
 class Checker(Protocol):
     """A listener that says beforehand what it does not need to hear."""
@@ -60,16 +62,23 @@ class Checkers:
         self.leaks.check()
 
     def _listen(self, checkers: list[Checker]) -> None:
-        self.checkers = checkers
-        self.by_kind: dict[str, list[Callable[[Task, Op], None]]] = {}
+        self.handlers = _Handlers(checkers)
 
     def event(self, task: Task, op: Op) -> None:
-        kind = op.kind
-        handlers = self.by_kind.get(kind)
-        if handlers is None:
-            handlers = self.by_kind[kind] = [checker.event for checker in self.checkers if checker.wants(kind)]
-        for handler in handlers:
+        for handler in self.handlers[op.kind]:
             handler(task, op)
         self.steps += 1
         if self.steps > LIMIT and self.progress is not None:  # few runs come this far
             self.progress.event(task, op)
+
+
+class _Handlers(dict[str, tuple[Handler, ...]]):
+    """Who wants to hear of which kind: asked once for each kind, not for each event."""
+
+    def __init__(self, checkers: list[Checker]) -> None:
+        super().__init__()
+        self.checkers = checkers
+
+    def __missing__(self, kind: str) -> tuple[Handler, ...]:
+        found = self[kind] = tuple(checker.event for checker in self.checkers if checker.wants(kind))
+        return found

@@ -9,9 +9,11 @@ it spawns the tasks and answers a callable that judges the run when all are done
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from uvfio.runtime.controlled import ControlledRuntime, Policy
@@ -19,6 +21,8 @@ from uvfio.runtime.errors import Splat
 from uvfio.runtime.runtime import Listener
 from uvfio.runtime.schedule import Schedule, encode
 from uvfio.runtime.task import Task
+
+YOUNG = 20_000  # objects between two looks for garbage: those of some ten runs
 
 Judge = Callable[[], Hashable]
 Program = Callable[[ControlledRuntime], Judge]
@@ -83,18 +87,19 @@ def explore(
     spare: list[Task] = []
     estimate: Callable[[], float] = getattr(policy, "estimate", lambda: 0.0)
     start = time.monotonic()
-    while True:
-        result.seconds = time.monotonic() - start
-        if budget is not None and result.seconds > budget:
-            break
-        if not policy.begin():
-            result.complete = True
-            break
-        if not run_once(program, policy, result, listeners(), spare):
-            break
-        if progress is not None:
-            result.tried = estimate()
-            progress(result)
+    with _garbage_of_many_runs():
+        while True:
+            result.seconds = time.monotonic() - start
+            if budget is not None and result.seconds > budget:
+                break
+            if not policy.begin():
+                result.complete = True
+                break
+            if not run_once(program, policy, result, listeners(), spare):
+                break
+            if progress is not None:
+                result.tried = estimate()
+                progress(result)
     _end(spare)
     result.finding = result.finding or result.suspicion
     result.seconds = time.monotonic() - start
@@ -116,6 +121,8 @@ def run_once(
         runtime.run()
         runtime.quiet = True
         policy.end([task for task in runtime.tasks if not task.done])
+        if isinstance(policy, Listener):
+            runtime.listeners.remove(policy)  # of the clean-up it has nothing to learn
         if runtime.splat is not None:
             splat = runtime.splat
         elif not runtime.cut_off:
@@ -142,3 +149,14 @@ def _end(spare: list[Task]) -> None:
     for task in spare:
         task.throw()  # a greenlet that waits is never collected
     spare.clear()
+
+
+@contextmanager
+def _garbage_of_many_runs() -> Iterator[None]:
+    """A run leaves a whole machine behind. Looked for within a run, most of it is found to be still in use."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], YOUNG) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

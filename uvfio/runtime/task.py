@@ -95,7 +95,10 @@ def per_machine(make: Callable[[], T]) -> Callable[[], T]:
     """
 
     def get() -> T:
-        statics: dict[Any, Any] = current().machine.statics
+        try:
+            statics: dict[Any, Any] = running().machine.statics
+        except AttributeError:
+            statics = current().machine.statics  # which says what is wrong
         found: T | None = statics.get(make)
         if found is None:
             found = statics[make] = make()

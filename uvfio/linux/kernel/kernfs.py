@@ -150,6 +150,9 @@ def kernfs_remove(node: KernfsNode) -> None:
     might_sleep()
     if not _linked(node):
         return
+    if not node.children:
+        _remove_alone(node)
+        return
     nodes = list(_subtree(node))
     domains: dict[int, tuple[KernfsNode, list[KernfsNode]]] = {}
     for each in nodes:
@@ -164,6 +167,17 @@ def kernfs_remove(node: KernfsNode) -> None:
         _drain(domain, below)
     for each in reversed(nodes):
         _unlink(each)
+
+
+def _remove_alone(node: KernfsNode) -> None:
+    """The same for a node with nothing below it, as most are: half of what a machine does when it is cleaned up."""
+    node.removed = True
+    domain = _domain(node)
+    field = "" if node is domain else node.name
+    runtime = current().runtime
+    runtime.note("kernfs_deactivate", domain, field=field)
+    runtime.point("kernfs_drain", domain, ready=lambda: not node.active, field=field)
+    _unlink(node)
 
 
 def kernfs_remove_self(node: KernfsNode) -> bool:
