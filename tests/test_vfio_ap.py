@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from errno import EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENODEV, ENOTTY, EPERM
 from typing import Any
@@ -288,3 +289,79 @@ test -e {FIRST} || echo gone
 def test_a_script_gives_a_device_its_queues() -> None:
     done = uvfio_run(["sh", "-c", SCRIPT], devices=("vfio_ap",))
     assert (done.stdout, done.stderr, done.returncode) == ("01.0002\n01.0002\nrefused\ngone\n", "", 0)
+
+
+CLIENT = """
+import ctypes, errno, fcntl, os, struct, sys
+first, second = sys.argv[1:]
+parent = "/sys/class/mdev_bus/vfio_ap/"
+def store(path, text):
+    with open(parent + path, "w") as file:
+        file.write(text)
+def show(path):
+    with open(parent + path) as file:
+        return file.read().split()
+def fails(what, *args):
+    try: what(*args)
+    except OSError as e: return errno.errorcode[e.errno]
+    return "OK"
+def vfio(fd, number, fmt, *values):
+    answer = bytearray(struct.pack(fmt, struct.calcsize(fmt), *values))
+    fcntl.ioctl(fd, 0x3B64 + number, answer)
+    return struct.unpack(fmt, answer)[1:]
+def bind(fd):
+    iommufd = os.open("/dev/iommu", os.O_RDWR)
+    try: return vfio(fd, 18, "<IIiI", 0, iommufd, 0)
+    finally: os.close(iommufd)
+
+for uuid in (first, second):
+    store("mdev_supported_types/vfio_ap-passthrough/create", uuid)
+store(f"{first}/assign_adapter", "1")
+store(f"{first}/assign_domain", "0")
+cdevs = [os.open(f"/dev/vfio/devices/vfio{n}", os.O_RDWR) for n in (0, 1)]
+print("without a VM:", fails(bind, cdevs[0]))
+
+kvm = os.open("/dev/kvm", os.O_RDWR)
+vm = fcntl.ioctl(kvm, 0xAE01, 0)
+files = struct.unpack("3I", fcntl.ioctl(vm, 0xC00CAEE0, struct.pack("3I", 4, 0, 0)))[1]
+def file(fd, attr):
+    value = ctypes.c_int32(fd)
+    fcntl.ioctl(files, 0x4018AEE1, struct.pack("IIQQ", 0, 1, attr, ctypes.addressof(value)))
+for cdev in cdevs:
+    file(cdev, 1)
+print("with one:", fails(bind, cdevs[0]), "and for its second device:", fails(bind, cdevs[1]))
+
+flags, regions, irqs, *_ = vfio(cdevs[0], 7, "<6I", 0, 0, 0, 0, 0)
+print("info:", hex(flags), regions, irqs, [vfio(cdevs[0], 9, "<4I", 0, n, 0)[::2] for n in range(2)])
+changed = os.eventfd(0, os.EFD_NONBLOCK)
+vfio(cdevs[0], 10, "<5Ii", 0x24, 1, 0, 1, changed)
+store(f"{first}/assign_adapter", "2")
+print("assigned:", *show(f"{first}/guest_matrix"), "told:", os.eventfd_read(changed))
+store(f"{first}/unassign_adapter", "1")
+print("taken back:", *show(f"{first}/guest_matrix"), "told:", os.eventfd_read(changed))
+print("reset:", fails(fcntl.ioctl, cdevs[0], 0x3B64 + 11, 0), "read:", fails(os.pread, cdevs[0], 4, 0))
+for cdev in cdevs:
+    file(cdev, 2)  # kvm-vfio holds the file: the device would stay open, and its removal wait
+    os.close(cdev)
+print("closed:", *show(f"{first}/matrix"))
+for uuid in (first, second):
+    store(f"{uuid}/remove", "1")
+print("removed:", [n for n in (0, 1) if os.path.exists(f"/dev/vfio/devices/vfio{n}")])
+"""
+
+SAID = """\
+without a VM: EINVAL
+with one: OK and for its second device: EPERM
+info: 0x21 0 2 [(1, 1), (1, 1)]
+assigned: 01.0000 02.0000 told: 1
+taken back: 02.0000 told: 1
+reset: OK read: EINVAL
+closed: 02.0000
+removed: []
+"""
+
+
+@pytest.mark.live
+def test_a_program_opens_a_device_for_its_virtual_machine() -> None:
+    done = uvfio_run([sys.executable, "-c", CLIENT, FIRST, SECOND], devices=("vfio_ap",))
+    assert (done.stdout, done.stderr, done.returncode) == (SAID, "", 0)
