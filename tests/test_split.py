@@ -14,6 +14,7 @@ from uvfio.explore.shrink import shrink
 from uvfio.explore.split import Beginnings, Below, Item
 from uvfio.runtime.policy import RandomWalk, Replay
 from uvfio.runtime.schedule import decode
+from uvfio.scenarios.catalogue import SCENARIOS
 
 PROGRAMS = [
     ("m", "m"),
@@ -99,6 +100,23 @@ def test_what_is_given_away_is_tried_once(tasks, every):
     assert given or every > 1
     assert len(found) == len(set(found))
     assert set(found) == set(classes(tasks, Dpor()))
+
+
+@pytest.mark.parametrize("name", ["vfio.two_openers", "vfio.unplug_vs_unset_container"])
+def test_what_a_step_makes_is_no_reason_to_try_it_again_elsewhere(name):
+    """Steps that open files, add and remove sysfs nodes, and free structures with locks in them."""
+    scenario = SCENARIOS[name]
+    items, runs = [Item((), {})], 0
+    while items:
+        policy = Below(items.pop())
+
+        def give(_result, policy=policy):
+            items.extend(policy.give(scenario.program)[0])
+
+        result = explore(scenario.program, policy, progress=give)
+        assert result.complete
+        runs += result.classes
+    assert runs == explore(scenario.program, Dpor()).classes
 
 
 def test_two_processes_count_what_one_counts():

@@ -30,7 +30,7 @@ ORDERS = {
     **dict.fromkeys(
         ("alloc", "free", "read", "read_once", "write", "start", "exit", "refcount_inc", "refcount_inc_not_zero"), 0
     ),
-    **dict.fromkeys(("opened", "released", "probed", "removed", "sysfs_add", "sysfs_remove"), 0),
+    **dict.fromkeys(("opened", "released", "probed", "removed", "sysfs_add", "sysfs_dir", "sysfs_remove"), 0),
     **dict.fromkeys(("kernfs_get_active", "refcount_read", "refcount_set", "atomic_read", "atomic_set"), 0),
     **dict.fromkeys(("lock", "lock_nested", "trylock", "down_write", "down_write_trylock"), ACQUIRE),
     **dict.fromkeys(("wait", "prepare_to_wait", "wait_for_completion", "xa_load", "xa_for_each"), ACQUIRE),

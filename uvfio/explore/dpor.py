@@ -24,7 +24,11 @@ from typing import Any
 from uvfio.explore.wakeup import Accesses, Branch, Event, covers, dependent, insert
 from uvfio.runtime.errors import InternalError
 from uvfio.runtime.runtime import Op
+from uvfio.runtime.struct import Embedded
 from uvfio.runtime.task import Task
+
+# The first that is told of an object which its task has just made.
+BIRTHS = frozenset({"alloc", "opened", "sysfs_add", "sysfs_dir"})
 
 Clock = dict[str, int]  # task: its last step known, as an index into the run
 Key = tuple[int, str]  # (number of the object in this run, field)
@@ -41,7 +45,7 @@ class _Node:
         self.enabled: list[str] = []
         self.numbered: list[str] = []  # tasks about to touch what nobody had touched before
         self.known = 0  # objects numbered when the run came here: the same in every run
-        self.done: dict[str, list[Accesses]] = {}  # tasks tried here; what their step did, for each choice
+        self.done: dict[str, list[_Step]] = {}  # tasks tried here; their step, for each choice
         self.retired: list[str] = []  # tasks tried with all that follows
         self.sleep: dict[str, Accesses] = {}
         self.tree: list[Branch] = []  # what must be tried, in order
@@ -51,11 +55,12 @@ class _Node:
 class _Step:
     """One step of the current run."""
 
-    __slots__ = ("accesses", "clock", "node", "past", "task", "undo")
+    __slots__ = ("accesses", "born", "clock", "node", "past", "task", "undo")
 
     def __init__(self, task: str, accesses: Accesses, node: _Node) -> None:
         self.task = task
         self.accesses = accesses  # those of the notes too
+        self.born: list[int] = []  # the objects that it made
         self.node = node
         self.clock: Clock = {}
         self.past: Clock = {}  # the clock of its task's step before
@@ -136,7 +141,10 @@ class Dpor:
         """The task taken here has been tried with all that can follow."""
         name = str(node.taken)
         node.retired.append(name)
-        accesses = [access for done in node.done.pop(name, []) for access in done]
+        # What a step makes is out of reach of others until it is taken: no reason to wake its task.
+        accesses = [
+            access for done in node.done.pop(name, []) for access in done.accesses if access[0][0] not in done.born
+        ]
         # An object that this step saw first may have another number in the next run:
         # what the step did cannot be compared, so its task must not sleep.
         if all(key[0] < node.known for key, _write in accesses):
@@ -257,7 +265,7 @@ class Dpor:
         clock[name] = index
         self.steps.append(step)
         self._set(step, self.clocks, name, clock)
-        node.done.setdefault(name, []).append(accesses)
+        node.done.setdefault(name, []).append(step)
         self._touch(step, accesses, index, True)
         self.sleep = {other: theirs for other, theirs in node.sleep.items() if other != name}
         self._wake(accesses)
@@ -267,10 +275,19 @@ class Dpor:
         if not self.fresh:
             if id(op.obj) not in self.numbers:
                 self._number(op.obj)
+                if op.kind == "alloc":
+                    self._number_parts(op.obj)
             return
         step = self.steps[-1]
+        born = op.kind in BIRTHS and id(op.obj) not in self.numbers
         accesses = self._accesses(op)
-        if op.kind == "alloc" or step.task != task.name or op is self.op or getattr(task.runtime, "quiet", False):
+        if step.task != task.name or op is self.op or getattr(task.runtime, "quiet", False):
+            return
+        if born:
+            step.born.append(self._number(op.obj))
+        if op.kind == "alloc":
+            if born:
+                step.born += self._number_parts(op.obj)
             return
         index = len(self.steps) - 1
         self._find_races(index, task.name, op, accesses)
@@ -323,6 +340,10 @@ class Dpor:
             number = self.numbers[id(obj)] = len(self.objects)
             self.objects.append(obj)
         return number
+
+    def _number_parts(self, obj: Any) -> list[int]:
+        """Locks and counters that may not be touched before they are freed with *obj*."""
+        return [self._number(part) for part in vars(obj).values() if isinstance(part, Embedded)]
 
     def _accesses(self, op: Op) -> Accesses:
         """What *op* touches. Freeing an object writes the whole of it."""

@@ -3,7 +3,8 @@
 Search with several processes. One begins with the whole search as its item of work
 (see ``split.py``); whenever a process has nothing to do, the others are asked for some
 of what they have left. So a search of less than SLICE stays in one process, and the
-last items do not keep one process busy alone.
+last items do not keep one process busy alone. Who has nothing to do waits for PAUSE and
+one execution of another, at most.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from uvfio.explore.runner import Finding, Program, Result, explore
 from uvfio.explore.split import Below, Item
 from uvfio.runtime.errors import InternalError
 
-SLICE = 0.2  # seconds between two looks at whether somebody has nothing to do
+SLICE = 0.2  # seconds between two replies of a process, while all have something to do
+PAUSE = 0.02  # seconds between two, while one has not: giving away costs some executions
 
 
 @dataclass
@@ -51,7 +53,7 @@ def explore_parallel(
     """
     start = time.monotonic()
     context = multiprocessing.get_context("fork")  # a program is a closure: it cannot be sent
-    hungry = context.Value("b", False)
+    hungry = context.RawValue("b", False)  # looked at after every execution
     result = Result()
     connections: list[Connection] = []
     processes = []
@@ -90,7 +92,6 @@ def _serve(
         busy = [each for each in connections if each not in idle]
         if not busy:
             return True
-        hungry.value = bool(idle)
         left = None if deadline is None else deadline - time.monotonic()
         ready = wait(busy, left) if left is None or left > 0 else []
         if not ready:
@@ -106,6 +107,7 @@ def _serve(
             progress(result)
         if result.finding is not None:
             return False
+        hungry.value = len(idle) > len(items)
 
 
 def _receive(connection: Connection) -> _Reply:
@@ -121,9 +123,9 @@ def _receive(connection: Connection) -> _Reply:
 
 def _work(program: Program, connection: Connection, hungry: Any) -> None:
     """What a process does."""
+    gc.freeze()  # the parent's memory: not to be looked through for garbage, and copied for that
     try:
         while True:
-            gc.freeze()  # the parent's memory, and what an item leaves: not to be looked through for garbage again
             _search(program, Below(connection.recv()), connection, hungry)
     except EOFError:
         return
@@ -138,7 +140,7 @@ def _search(program: Program, policy: Below, connection: Connection, hungry: Any
 
     def tell(result: Result) -> None:
         nonlocal last
-        if time.monotonic() - last < SLICE:
+        if time.monotonic() - last < (PAUSE if hungry.value else SLICE):
             return
         reply = _news(result, told)
         if hungry.value:

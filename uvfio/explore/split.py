@@ -49,8 +49,9 @@ class Beginnings(Dpor):
         if not super()._new_node(runnable, current):
             return False
         node = self.path[-1]
-        others = (task.name for task in runnable if task.name != node.taken and task.name not in node.sleep)
-        node.tree = [Branch(Event(name, [])) for name in others]
+        others = [task.name for task in runnable if task.name != node.taken and task.name not in node.sleep]
+        needed = _to_first_start([str(node.taken), *others], runnable)
+        node.tree = [Branch(Event(name, [])) for name in needed[1:]]
         return True
 
     def end(self, blocked: Sequence[Task]) -> None:
@@ -175,6 +176,8 @@ class Beside(Below):
         if own:
             names = [task.name for task in runnable if task.name not in node.sleep]
             names.sort(key=lambda name: self.first.index(name) if name in self.first else len(self.first))
+            needed = _to_first_start(names, runnable)
+            names = [name for name in names if name in needed or name in self.first]
             node.taken = names[0]
             node.tree = [Branch(Event(name, [])) for name in names[1:]]
         return True
@@ -189,3 +192,13 @@ class Beside(Below):
 
     def _path(self) -> tuple[str | int, ...]:
         return tuple(node.taken for node in self.path)
+
+
+def _to_first_start(names: list[str], runnable: Sequence[Task]) -> list[str]:
+    """
+    *names* up to the first task that has not started yet. Nothing races with that step:
+    after it all can follow that could before, and while it sleeps no run comes to its end.
+    """
+    starting = {task.name for task in runnable if task.pending is not None and task.pending.kind == "start"}
+    end = next((at for at, name in enumerate(names) if name in starting), len(names))
+    return names[: end + 1]

@@ -330,8 +330,8 @@ def _add(node: KernfsNode) -> KernfsNode:
         current().runtime.note("sysfs_duplicate", node)
         raise Errno(EEXIST, f"cannot create {node.path()}")
     node.parent.children[node.name] = node
-    if node.kind != "dir":  # one like /sys/kernel is made when first needed, and stays
-        current().runtime.note("sysfs_add", node, "r")
+    # A directory like /sys/kernel is made when first needed, and stays: it is no leak.
+    current().runtime.note("sysfs_dir" if node.kind == "dir" else "sysfs_add", node, "r")
     kernfs_root().tell("add", node)
     return node
 
