@@ -56,7 +56,7 @@ class Names:
         """What a primitive counts, owns or has inside; empty if that says nothing."""
         if isinstance(obj, Task) or hasattr(type(obj), "__shared__"):
             return ""
-        values = getattr(obj, "__dict__", {})
+        values = _values(obj)
         if "owner" in values and hasattr(type(obj), "unlock"):
             return f"held by {values['owner'].name}" if isinstance(values["owner"], Task) else "free"
         if "writer" in values and "readers" in values:
@@ -109,6 +109,12 @@ def _calls_itself(obj: Any) -> str:
         return _short(str(greenlet(repr).switch(obj)))  # in no task: unseen
     except Exception:  # a repr that fails on a half made or freed object is not worth the report
         return str(kind.__name__)
+
+
+def _values(obj: Any) -> Mapping[str, Any]:
+    """What *obj* has, in its dictionary or in the slots of one that there are many of."""
+    slots = [name for kind in type(obj).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {**{name: getattr(obj, name) for name in slots if hasattr(obj, name)}, **getattr(obj, "__dict__", {})}
 
 
 def _rwsem(values: Mapping[str, Any]) -> str:
