@@ -171,3 +171,25 @@ def test_run_v_shows_the_kernels_log():
     done = uvfio("run", "-v", "-d", "edu", "--", sys.executable, str(ROOT / "tests/clients/stray_dma.py"))
     assert done.returncode == 0, done.stderr
     assert "uvfio: DMAR: [DMA Read NO_PASID] Request device [00:01.0] fault addr 0x100000 " in done.stderr
+
+
+SELFTEST = """
+import fcntl, os, struct
+iommu = os.open("/dev/iommu", os.O_RDWR)
+fcntl.ioctl(iommu, 0x3B81, bytearray(struct.pack("<3I", 12, 0, 0)))
+fcntl.ioctl(iommu, 0x3BA0, bytearray(struct.pack("<4I56x", 72, 12, 1, 0)))
+"""
+
+
+@pytest.mark.live
+def test_trace_of_the_selftests_call(tmp_path):
+    trace = tmp_path / "trace"
+    done = uvfio("run", "--iommufd-test", "--trace", str(trace), "--", sys.executable, "-c", SELFTEST)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in trace.read_text().splitlines() if "IOMMU_TEST_CMD" in line)
+    assert line.endswith(
+        "</dev/iommu>, IOMMU_TEST_CMD, MOCK_DOMAIN_FLAGS, 1<ioas>, "
+        "{out_stdev_id=2, out_hwpt_id=4, out_idev_id=3, dev_flags=0}) = 0"
+    )
+    refused = uvfio("run", "--", sys.executable, "-c", SELFTEST)
+    assert "Inappropriate ioctl" in refused.stderr, "without the option it is not there"

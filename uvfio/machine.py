@@ -62,13 +62,14 @@ PLATFORMS = MappingProxyType(
 class Machine:
     """
     A computer. *runtime* decides who runs when; without one, tasks run to block,
-    first come first served. *iommu* is a key of ``PLATFORMS``. Kernel code runs only
-    through :meth:`run`.
+    first come first served. *iommu* is a key of ``PLATFORMS``. With *iommufd_test* its
+    kernel has CONFIG_IOMMUFD_TEST. Kernel code runs only through :meth:`run`.
     """
 
-    def __init__(self, runtime: Runtime | None = None, iommu: str = "vtd") -> None:
+    def __init__(self, runtime: Runtime | None = None, iommu: str = "vtd", iommufd_test: bool = False) -> None:
         self.statics: dict[Any, Any] = {}
         self.bridges: dict[str, str] = {}  # by id, the addresses of those that have one
+        self.iommufd_test = iommufd_test
         self.platform = PLATFORMS[iommu]
         self.runtime = runtime or LiveRuntime()
         self.runtime.machine = self
@@ -79,7 +80,7 @@ class Machine:
 
     def boot(self, devices: Sequence[Plugged] = ()) -> None:
         """Start the kernel, with *devices* in place. ValueError when one cannot be."""
-        self.run(lambda: _init_rooms(self.platform), "swapper")
+        self.run(lambda: _init_rooms(self.platform, self.iommufd_test), "swapper")
         if devices:
             self.run(lambda: plug(*devices), "swapper")
 
@@ -140,11 +141,11 @@ def unplug(bdf: str) -> None:
     machine.platform.unplug(bdf)
 
 
-def _init_rooms(platform: Platform) -> None:
+def _init_rooms(platform: Platform, iommufd_test: bool) -> None:
     pci_probe.pci_init()
     pcie_portdrv_init()
     platform.init()
-    iommufd_init()
+    iommufd_init(iommufd_test)
     vfio_init()
     kvm_init()
     mdev_init()

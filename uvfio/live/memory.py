@@ -149,6 +149,9 @@ class LiveMm:
             frames = self.seen_frames[key] = self.client.open_files.shared.frames_of(key)
         return frames.phys(found.offset + addr - found.start, found.page_size)
 
+    def page_size(self, addr: int) -> int:
+        return self._mapping(addr).page_size
+
     def follow_pfn(self, addr: int, length: int, writable: bool) -> PinnedPages:
         """The registers or memory of a device that the client has mapped. Errno EFAULT."""
         found = self._mapping(addr)

@@ -17,7 +17,7 @@ from uvfio.linux.iommufd.main import IommufdFileOperations
 from uvfio.linux.kernel.fs import File
 from uvfio.live.client import LiveThread
 from uvfio.runtime.errors import Errno, errno_name
-from uvfio.uapi import iommufd, kvm, vfio
+from uvfio.uapi import iommufd, iommufd_test, kvm, vfio
 
 # Struct and field: the prefix of the constants it is made of.
 FLAGS = {
@@ -161,6 +161,8 @@ def _ioctl(thread: LiveThread, cmd: int, arg: int, file: File) -> Iterator[tuple
         yield "name", _string(thread, arg)
     elif cmd == vfio.VFIO_GROUP_SET_CONTAINER:
         yield "container", _bytes(thread, arg, 4)
+    elif cmd == iommufd_test.IOMMU_TEST_CMD:
+        yield from _test_cmd(thread, arg, file)
     elif struct is not None:
         yield "arg", _struct(thread, arg, struct, file)
 
@@ -175,7 +177,7 @@ def requests_of(file: File) -> Mapping[int, tuple[str, Any]]:
     if kind.startswith(("Kvm", "HostVm")):
         return kvm.REQUESTS
     if kind.startswith("Iommufd"):
-        return {**vfio.REQUESTS["container"], **iommufd.REQUESTS["iommufd"]}
+        return {**vfio.REQUESTS["container"], **iommufd.REQUESTS["iommufd"], **iommufd_test.REQUESTS}
     return vfio.REQUESTS["container"]
 
 
@@ -186,8 +188,28 @@ def _struct(thread: LiveThread, arg: int, struct: Any, file: File) -> str:
         value = struct.unpack(thread.mm.read(arg, min(max(size, 4), struct.size_of)))
     except Errno:
         return f"{arg:#x}"
-    fields = [f"{field}={_field(struct.__name__, field, getattr(value, field), file)}" for field in struct.fields]
-    return "{" + ", ".join(fields) + "}"
+    return _fields(value, file)
+
+
+def _fields(value: Any, file: File) -> str:
+    name = type(value).__name__
+    shown = [f"{field}={_field(name, field, getattr(value, field), file)}" for field in value.fields]
+    return "{" + ", ".join(shown) + "}"
+
+
+def _test_cmd(thread: LiveThread, arg: int, file: File) -> Iterator[tuple[str, str]]:
+    """The selftest's call: which op, the object that it is about, and the op's part of the union."""
+    struct = iommufd_test.iommu_test_cmd
+    try:
+        value = struct.unpack(thread.mm.read(arg, struct.offsetof("last")))
+    except Errno:
+        yield "arg", f"{arg:#x}"
+        return
+    name, member = iommufd_test.OPS.get(value.op, (str(value.op), None))
+    yield "op", name
+    yield "id", _object(value.id, file)
+    if member is not None:
+        yield "arg", _fields(member.unpack(value.u), file)
 
 
 def _field(struct: str, field: str, value: int, file: File) -> str:

@@ -19,6 +19,7 @@ from errno import EBUSY, EINVAL, ENODEV, ENOENT, EPERM
 from typing import Any
 
 from uvfio.linux.base.bus import bus_register_notifier
+from uvfio.linux.base.pci import pci_bus_type
 from uvfio.linux.base.private import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE, BusType
 from uvfio.linux.base.sysfs import sysfs_dir
 from uvfio.linux.iommu import sysfs
@@ -51,7 +52,16 @@ def iommu_subsys_init(bus: BusType) -> None:
 
 
 def iommu_device_register(iommu: IommuDevice) -> None:
+    """*iommu* is in front of devices on the PCI bus."""
+    iommu.bus = pci_bus_type()
     iommu_core().iommu_device_list.append(iommu)
+
+
+def iommu_device_register_bus(iommu: IommuDevice, bus: BusType) -> None:
+    """*iommu* is in front of all devices of *bus*, which has no other."""
+    iommu.bus = bus
+    iommu_core().iommu_device_list.append(iommu)
+    bus_register_notifier(bus, iommu_bus_notifier)
 
 
 def iommu_bus_notifier(action: int, dev: Any) -> None:
@@ -71,6 +81,8 @@ def iommu_probe_device(dev: Any) -> None:
         if dev.iommu_group is not None:
             return
         for iommu in core.iommu_device_list:
+            if iommu.bus is not dev.bus:
+                continue
             try:
                 found = iommu.ops.probe_device(dev)
             except Errno as e:

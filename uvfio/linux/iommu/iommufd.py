@@ -231,6 +231,16 @@ def iommu_copy_struct_to_user(user_data: IommuUserData, src: CStruct, type: int,
     copy_to_user(user_data.uptr, src.pack()[: user_data.len])
 
 
+def iommu_copy_struct_from_user_array(
+    struct: type[S], array: IommuUserDataArray, type: int, index: int, min_len: int
+) -> S:
+    """Entry *index*. Errno EINVAL another type, no such entry, too short or too long; EFAULT."""
+    length = array.entry_len
+    if array.type != type or index >= array.entry_num or not min_len <= length <= struct.size_of:
+        raise Errno(EINVAL)
+    return copy_struct_from_user(struct, array.uptr + index * length, length)
+
+
 def iommu_copy_struct_from_full_user_array(struct: type[S], array: IommuUserDataArray, type: int) -> list[S]:
     """Errno EINVAL another type, EFAULT, E2BIG an entry has more than is known."""
     if array.type != type:

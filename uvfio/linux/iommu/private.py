@@ -181,6 +181,7 @@ class IommuDevice:
     def __init__(self, name: str, ops: IommuOps) -> None:
         self.name = name
         self.ops = ops
+        self.bus: Any = None  # that its devices are on
         self.max_pasids = 0
         self.kobj: KernfsNode | None = None
         self.devices_kobj: KernfsNode | None = None

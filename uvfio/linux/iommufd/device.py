@@ -22,7 +22,7 @@ from uvfio.linux.iommu.private import (
     IOMMU_NO_PASID,
     IommuGroup,
 )
-from uvfio.linux.iommufd import eventq, hw_pagetable, io_pagetable, objects
+from uvfio.linux.iommufd import eventq, hw_pagetable, io_pagetable, objects, selftest_device
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
@@ -112,7 +112,9 @@ def iommufd_device_bind(ictx: IommufdCtx, dev: Any) -> IommufdDevice:
         raise
     idev = kzalloc(IommufdDevice, ictx, igroup, dev)
     objects.iommufd_object_alloc(ictx, idev)
-    objects.iommufd_ctx_get(ictx)
+    # A mock device is destroyed with the context, and must not keep it.
+    if not selftest_device.iommufd_selftest_is_mock_dev(dev):
+        objects.iommufd_ctx_get(ictx)
     # The caller is a user, so that nobody else can destroy what only it may unbind.
     idev.users.inc()
     objects.iommufd_object_finalize(ictx, idev)
@@ -141,7 +143,8 @@ def iommufd_device_pre_destroy(idev: IommufdDevice) -> None:
 def iommufd_device_destroy(idev: IommufdDevice) -> None:
     iommu.iommu_device_release_dma_owner(idev.dev)
     iommufd_put_group(idev.igroup)
-    objects.iommufd_ctx_put(idev.ictx)
+    if not selftest_device.iommufd_selftest_is_mock_dev(idev.dev):
+        objects.iommufd_ctx_put(idev.ictx)
 
 
 def iommufd_device_to_id(idev: IommufdDevice) -> int:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from errno import EBUSY, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
 
 from uvfio.linux.iommu.private import IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, IommuDomain
-from uvfio.linux.iommufd import io_pagetable, objects, pages
+from uvfio.linux.iommufd import io_pagetable, objects, pages, selftest_access
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_IOAS,
@@ -43,6 +43,7 @@ from uvfio.uapi.iommufd import (
     IOMMU_OPTION_RLIMIT_MODE,
     iommu_iova_range,
 )
+from uvfio.uapi.iommufd_test import MOCK_FLAGS_ACCESS_SYZ
 
 MAP_FLAGS = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE
 
@@ -200,6 +201,8 @@ def _iopt_map_file_pages(
 
 def iommufd_ioas_copy(ucmd: IommufdUcmd) -> None:
     cmd = ucmd.cmd
+    if cmd.flags & MOCK_FLAGS_ACCESS_SYZ:
+        selftest_access.iommufd_test_syz_conv_iova_id(ucmd)
     if cmd.flags & ~MAP_FLAGS:
         raise Errno(EOPNOTSUPP)
     if max(cmd.length, cmd.src_iova, cmd.dst_iova) >= ULONG_MAX:

@@ -4,7 +4,6 @@
 
 Mirrors ``drivers/iommu/iommufd/main.c``; its objects are in ``objects.py``. All differences from Linux:
 
-* the selftest's IOMMU_TEST_CMD is not there yet and answered ENOTTY;
 * IOMMU_IOAS_MAP and UNMAP write their result back only when it differs from what the
   caller passed: a struct in read-only memory may go unnoticed.
 """
@@ -15,7 +14,18 @@ from collections.abc import Callable, Mapping
 from errno import EBADFD, EINVAL, ENOTTY, ENXIO, EPERM
 from typing import Any
 
-from uvfio.linux.iommufd import device, eventq, hw_info, hw_pagetable, ioas, objects, vfio_compat, viommu
+from uvfio.linux.iommufd import (
+    device,
+    eventq,
+    hw_info,
+    hw_pagetable,
+    ioas,
+    objects,
+    selftest,
+    selftest_device,
+    vfio_compat,
+    viommu,
+)
 from uvfio.linux.iommufd.objects import iommufd_ctx_get as iommufd_ctx_get
 from uvfio.linux.iommufd.objects import iommufd_ctx_put as iommufd_ctx_put
 from uvfio.linux.iommufd.private import IommufdCtx, IommufdUcmd
@@ -26,10 +36,10 @@ from uvfio.linux.kernel.uaccess import copy_from_user, copy_struct_from_user, ge
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
 from uvfio.uapi import iommufd as uapi
+from uvfio.uapi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 
 IOMMUFD_MINOR = 258
 IOMMUFD_CMD_BASE = 0x80
-IOMMUFD_CMD_LAST = 0x95
 PROT_EXEC = 4
 
 
@@ -38,8 +48,8 @@ class IoctlOp:
 
     __slots__ = ("execute", "min_size", "size", "struct")
 
-    def __init__(self, struct: Any, last_field: str, execute: Callable[[IommufdUcmd], None]) -> None:
-        """*last_field* is the last one that every caller must know."""
+    def __init__(self, struct: Any, last_field: str, execute: Callable[[IommufdUcmd], int | None]) -> None:
+        """*last_field* is the last one that every caller must know; *execute* may answer what the call does."""
         index = struct.fields.index(last_field) + 1
         after = struct.fields[index] if index < len(struct.fields) else None
         self.struct = struct
@@ -84,10 +94,22 @@ IOCTL_OPS: Mapping[int, IoctlOp] = {
 }
 
 
+# With CONFIG_IOMMUFD_TEST.
+IOCTL_OPS_TEST: Mapping[int, IoctlOp] = {
+    **IOCTL_OPS,
+    IOMMU_TEST_CMD: IoctlOp(iommu_test_cmd, "last", selftest.iommufd_test),
+}
+
+
 class IommufdFileOperations(FileOperations):
-    """``iommufd_fops``."""
+    """``iommufd_fops``. With *test* there is IOMMU_TEST_CMD, and the gap before it."""
 
     name = "iommufd"
+
+    def __init__(self, test: bool = False) -> None:
+        self.test = test
+        self.ioctl_ops = IOCTL_OPS_TEST if test else IOCTL_OPS
+        self.cmd_last = max(self.ioctl_ops) & 0xFF
 
     def open(self, file: File) -> None:
         file.private_data = kzalloc(IommufdCtx, file)
@@ -96,9 +118,9 @@ class IommufdFileOperations(FileOperations):
         iommufd_fops_release(file.private_data)
 
     def unlocked_ioctl(self, file: File, cmd: int, arg: int) -> int:
-        op = IOCTL_OPS.get(cmd)
+        op = self.ioctl_ops.get(cmd)
         if op is None:
-            return _ioctl_unknown(file.private_data, cmd, arg)
+            return self._ioctl_unknown(file.private_data, cmd, arg)
         # One copy for the size and the struct, when the caller's is the one we know.
         try:
             data = copy_from_user(arg, op.size)
@@ -110,8 +132,13 @@ class IommufdFileOperations(FileOperations):
             raise Errno(EINVAL)
         if usize != op.size or not data:
             args = copy_struct_from_user(op.struct, arg, usize)
-        op.execute(IommufdUcmd(file.private_data, arg, usize, args))
-        return 0
+        return op.execute(IommufdUcmd(file.private_data, arg, usize, args)) or 0
+
+    def _ioctl_unknown(self, ictx: IommufdCtx, cmd: int, arg: int) -> int:
+        if not IOMMUFD_CMD_BASE <= cmd & 0xFF <= self.cmd_last:
+            return vfio_compat.iommufd_vfio_ioctl(ictx, cmd, arg)
+        get_user_u32(arg)  # the size is read before the call is looked up
+        raise Errno(ENOTTY)
 
     def mmap(self, file: File, vma: Vma) -> None:
         """One region from end to end. Errno EINVAL private, EPERM executable, ENXIO."""
@@ -127,13 +154,6 @@ class IommufdFileOperations(FileOperations):
                 raise Errno(ENXIO)
         vma.memory = immap.memory
         vma.close = immap.owner.users.dec
-
-
-def _ioctl_unknown(ictx: IommufdCtx, cmd: int, arg: int) -> int:
-    if not IOMMUFD_CMD_BASE <= cmd & 0xFF <= IOMMUFD_CMD_LAST:
-        return vfio_compat.iommufd_vfio_ioctl(ictx, cmd, arg)
-    get_user_u32(arg)  # the size is read before the call is looked up
-    raise Errno(ENOTTY)
 
 
 def iommufd_fops_release(ictx: IommufdCtx) -> None:
@@ -176,6 +196,9 @@ def iommufd_ctx_from_fd(fd: int) -> IommufdCtx:
     return ictx
 
 
-def iommufd_init() -> None:
-    misc_register("iommu", IOMMUFD_MINOR, IommufdFileOperations(), 0o660)
+def iommufd_init(test: bool = False) -> None:
+    """With *test* as if built with CONFIG_IOMMUFD_TEST."""
+    misc_register("iommu", IOMMUFD_MINOR, IommufdFileOperations(test), 0o660)
     device.iommufd_parameters_init()
+    if test:
+        selftest_device.iommufd_test_init()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from errno import EBUSY, ENOENT
 from typing import Any
 
-from uvfio.linux.iommufd import access, device, eventq, hw_pagetable, ioas, viommu
+from uvfio.linux.iommufd import access, device, eventq, hw_pagetable, ioas, selftest, viommu
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
     IommufdAccess,
@@ -30,6 +30,7 @@ from uvfio.linux.iommufd.private import (
     IommufdVdevice,
     IommufdVeventq,
     IommufdViommu,
+    SelftestObj,
 )
 from uvfio.linux.kernel.bug import WARN_ON, might_sleep
 from uvfio.linux.kernel.fs import fput, get_file
@@ -192,6 +193,8 @@ def iommufd_object_destroy(obj: IommufdObject, abort: bool = False) -> None:
         access.iommufd_access_destroy_object(obj)
     elif isinstance(obj, IommufdViommu):
         viommu.iommufd_viommu_destroy(obj)
+    elif isinstance(obj, SelftestObj):
+        selftest.iommufd_selftest_destroy(obj)
     elif isinstance(obj, IommufdVdevice) and abort:
         viommu.iommufd_vdevice_abort(obj)
     elif isinstance(obj, IommufdVdevice):

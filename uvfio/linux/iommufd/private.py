@@ -50,6 +50,7 @@ IOMMUFD_OBJ_HWPT_NESTED = "nested hwpt"
 IOMMUFD_OBJ_IOAS = "ioas"
 IOMMUFD_OBJ_ACCESS = "access"
 IOMMUFD_OBJ_FAULT = "fault"
+IOMMUFD_OBJ_SELFTEST = "selftest"
 
 IOPT_PAGES_ACCOUNT_USER = 0
 IOPT_PAGES_ACCOUNT_MM = 1
@@ -291,3 +292,12 @@ class IommufdAccess(IommufdObject):
         self.ioas: IommufdIoas | None = None  # ioas_lock
         self.ioas_unpin: IommufdIoas | None = None  # ioas_lock; what is pinned is there
         self.iova_alignment = 1
+
+
+@kstruct()
+class SelftestObj(IommufdObject):
+    """``struct selftest_obj``: a mock device, bound and attached."""
+
+    type = IOMMUFD_OBJ_SELFTEST
+    mock_dev: Any = None
+    idev: Any = None

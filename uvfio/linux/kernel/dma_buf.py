@@ -13,7 +13,7 @@ from collections.abc import Callable
 from errno import EINVAL
 from os import SEEK_END, SEEK_SET
 
-from uvfio.linux.kernel.fs import File, FileOperations
+from uvfio.linux.kernel.fs import File, FileOperations, Vma
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.runtime.errors import Errno
@@ -58,6 +58,9 @@ class DmaBufFileOperations(FileOperations):
             raise Errno(EINVAL)
         dmabuf: DmaBuf = file.private_data
         return dmabuf.size if whence == SEEK_END else 0
+
+    def mmap(self, file: File, vma: Vma) -> None:
+        raise Errno(EINVAL)  # no exporter here lets user space map it
 
     def release(self, file: File) -> None:
         dmabuf: DmaBuf = file.private_data

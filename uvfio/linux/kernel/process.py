@@ -72,6 +72,9 @@ class Mm(Protocol):
     def phys(self, addr: int) -> int:
         """The physical address of the memory that is at *addr* now. Errno EFAULT."""
 
+    def page_size(self, addr: int) -> int:
+        """Of the page at *addr*: more than PAGE_SIZE in a hugetlb mapping. Errno EFAULT."""
+
     def follow_pfn(self, addr: int, length: int, writable: bool) -> PinnedPages:
         """Memory of a device that is mapped there. Errno EFAULT if that is not what it is."""
 

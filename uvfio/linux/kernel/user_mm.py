@@ -156,6 +156,9 @@ class UserMm:
         region = self._region(addr, 1)
         return region.memory.frames.phys(region.offset + addr - region.start, region.memory.page_size)
 
+    def page_size(self, addr: int) -> int:
+        return self._region(addr, 1).memory.page_size
+
     def follow_pfn(self, addr: int, length: int, writable: bool) -> _Pinned:
         raise Errno(EFAULT)  # no device memory is mapped here
 
