@@ -34,6 +34,7 @@ from uvfio.uapi.pci_regs import (
     PCI_COMMAND_MEMORY,
     PCI_COMMAND_SERR,
     PCI_DEVICE_ID,
+    PCI_EXT_CAP_ID_PASID,
     PCI_HEADER_TYPE,
     PCI_HEADER_TYPE_MFD,
     PCI_INTERRUPT_LINE,
@@ -41,6 +42,7 @@ from uvfio.uapi.pci_regs import (
     PCI_MSI_FLAGS,
     PCI_MSI_FLAGS_64BIT,
     PCI_MSI_FLAGS_ENABLE,
+    PCI_PASID_WIDTH_SHIFT,
     PCI_REVISION_ID,
     PCI_STD_NUM_BARS,
     PCI_SUBSYSTEM_ID,
@@ -69,6 +71,7 @@ class PciDevice:
     msi_vectors: ClassVar[int] = 0  # a power of two
     msix: ClassVar[MsixTable | None] = None
     has_reset: ClassVar[bool] = False
+    pasid_bits: ClassVar[int] = 0  # how long its PASIDs may be; needs a configuration space of 4 KiB
     options: ClassVar[tuple[str, ...]] = ()  # keyword arguments of __init__, for -d NAME,key=value
     secondary = 0  # of a bridge: the number of the bus behind it
     unassigned: ClassVar[int] = -1  # what reads where nothing is answer: -1 all ones, or 0
@@ -119,6 +122,9 @@ class PciDevice:
             at += 0x40
         if self.msix is not None:
             self.add_msix(config, at)
+        if self.pasid_bits:
+            width = self.pasid_bits << PCI_PASID_WIDTH_SHIFT
+            config.add_ext_capability(PCI_EXT_CAP_ID_PASID, 0x100, 1, width.to_bytes(4, "little"))
 
     def bar_read(self, bar: int, off: int, size: int) -> int:
         """A read of 1, 2, 4 or 8 bytes by the processor. By default: the registers."""
@@ -177,18 +183,18 @@ class PciDevice:
         """What a read answers that no register takes."""
         return self.unassigned & ((1 << 8 * size) - 1)
 
-    def dma_read(self, iova: int, n: int) -> bytes:
-        """*n* bytes of host memory; all ones if the device may not read there."""
+    def dma_read(self, iova: int, n: int, pasid: int = 0) -> bytes:
+        """*n* bytes of host memory; all ones if the device may not read there. *pasid*: of that address space."""
         buffer = bytearray(n)
-        return bytes(buffer) if self.dma_read_into(iova, memoryview(buffer)) else b"\xff" * n
+        return bytes(buffer) if self.dma_read_into(iova, memoryview(buffer), pasid) else b"\xff" * n
 
-    def dma_read_into(self, iova: int, buffer: memoryview) -> bool:
+    def dma_read_into(self, iova: int, buffer: memoryview, pasid: int = 0) -> bool:
         """Fill *buffer* without a copy on the way; False if it was blocked."""
-        return self.upstream is not None and bool(self.upstream.try_dma_read_into(iova, buffer))
+        return self.upstream is not None and bool(self.upstream.try_dma_read_into(iova, buffer, pasid))
 
-    def dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> bool:
+    def dma_write(self, iova: int, data: bytes | bytearray | memoryview, pasid: int = 0) -> bool:
         """Store *data* in host memory; False if it was blocked, and nothing was stored."""
-        return self.upstream is not None and bool(self.upstream.try_dma_write(iova, data))
+        return self.upstream is not None and bool(self.upstream.try_dma_write(iova, data, pasid))
 
     @property
     def msi_enabled(self) -> bool:

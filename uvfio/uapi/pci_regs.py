@@ -113,6 +113,8 @@ PCI_ACS_UF = 0x10  # upstream forwarding
 PCI_ACS_EC = 0x20  # peer-to-peer egress control
 PCI_ACS_DT = 0x40  # direct translated peer-to-peer
 
+PCI_PASID_CAP = 0x04
+PCI_PASID_WIDTH_SHIFT = 8
 PCI_PASID_CTRL = 0x06
 PCI_PASID_CTRL_EXEC = 0x02
 PCI_PASID_CTRL_PRIV = 0x04

@@ -155,48 +155,54 @@ class PciDev(Device):
         """From the device: its configuration space was written."""
         self.irqs.config_written(off, size)
 
-    def dma_read(self, iova: int, n: int) -> bytes:
-        """From the device: *n* bytes at *iova*. DmaFault."""
+    def dma_read(self, iova: int, n: int, pasid: int = 0) -> bytes:
+        """From the device: *n* bytes at *iova*, in the address space *pasid* if that is not 0. DmaFault."""
         buffer = bytearray(n)
-        self.dma_read_into(iova, memoryview(buffer))
+        self.dma_read_into(iova, memoryview(buffer), pasid)
         return bytes(buffer)
 
-    def dma_read_into(self, iova: int, buffer: memoryview) -> None:
+    def dma_read_into(self, iova: int, buffer: memoryview, pasid: int = 0) -> None:
         done = 0
-        for pages, offset, length in self._translate(iova, len(buffer), False):
+        for pages, offset, length in self._translate(iova, len(buffer), False, pasid):
             pages.read_into(offset, buffer[done : done + length])
             done += length
 
-    def dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
+    def dma_write(self, iova: int, data: bytes | bytearray | memoryview, pasid: int = 0) -> None:
         done = 0
         view = memoryview(data)
-        for pages, offset, length in self._translate(iova, len(view), True):
+        for pages, offset, length in self._translate(iova, len(view), True, pasid):
             pages.write_from(offset, view[done : done + length])
             done += length
 
-    def try_dma_read_into(self, iova: int, buffer: memoryview) -> bool:
+    def try_dma_read_into(self, iova: int, buffer: memoryview, pasid: int = 0) -> bool:
         """From the device: False when it was blocked (and the IOMMU has logged it)."""
         try:
-            self.dma_read_into(iova, buffer)
+            self.dma_read_into(iova, buffer, pasid)
         except (DmaFault, Errno):
             return False
         return True
 
-    def try_dma_write(self, iova: int, data: bytes | bytearray | memoryview) -> bool:
+    def try_dma_write(self, iova: int, data: bytes | bytearray | memoryview, pasid: int = 0) -> bool:
         try:
-            self.dma_write(iova, data)
+            self.dma_write(iova, data, pasid)
         except (DmaFault, Errno):
             return False
         return True
 
-    def _translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
+    def _translate(self, iova: int, n: int, write: bool, pasid: int) -> list[tuple[PinnedPages, int, int]]:
         if not self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER or self.iommu is None:
             raise DmaFault(iova)
         if self.dma_faults:
             self.dma_faults -= 1
             printk(f"{self.bdf}: DMA {'write' if write else 'read'} at {iova:#x} blocked, as was asked for")
             raise DmaFault(iova)
-        pieces: list[tuple[PinnedPages, int, int]] = self.iommu.translate(iova, n, write)
+        pieces: list[tuple[PinnedPages, int, int]]
+        if not pasid:
+            pieces = self.iommu.translate(iova, n, write)
+        elif pasid < self.iommu.max_pasids:
+            pieces = self.iommu.translate(iova, n, write, pasid)
+        else:
+            raise DmaFault(iova)  # it has no such PASID to put on the bus
         return pieces
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 from uvfio.linux.base.bus import bus_register_notifier
 from uvfio.linux.base.pci import pci_bus_type
+from uvfio.linux.base.pci_ats import pci_max_pasids
+from uvfio.linux.base.pci_dev import PciDev
 from uvfio.linux.base.private import BUS_NOTIFY_ADD_DEVICE, BUS_NOTIFY_REMOVED_DEVICE, BusType
 from uvfio.linux.base.sysfs import sysfs_dir
 from uvfio.linux.iommu import sysfs
@@ -96,6 +98,8 @@ def iommu_probe_device(dev: Any) -> None:
 def _iommu_init_device(dev: Any, iommu: IommuDevice) -> None:
     dev.iommu = iommu.ops.dev_iommu_alloc(dev)
     dev.iommu.iommu_dev = iommu
+    if isinstance(dev, PciDev):
+        dev.iommu.max_pasids = min(pci_max_pasids(dev), iommu.max_pasids)
     sysfs.iommu_device_link(iommu, dev)
     group = iommu.ops.device_group(dev)
     with group.mutex:
