@@ -18,18 +18,24 @@ MEMORY = 0x4000_0000  # where guests have theirs
 BYPASS, ABORT, TRANSLATE = 4, 0, 5
 
 
-def on_smmu(test: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: the test runs in a task of a machine with edus at NEAR, NEAR + 1 and OTHER; it gets a Vmm."""
+def on(iommu: str, model: str = "edu") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: the test runs in a task of a machine with *model* at NEAR, NEAR + 1 and OTHER; it gets a Vmm."""
 
-    def run(**kwargs: Any) -> None:
-        machine = Machine(iommu="smmuv3")
-        machine.boot([Plugged("edu", NEAR), Plugged("edu"), Plugged("edu", OTHER)])
-        machine.run(lambda: test(Vmm(), **kwargs))
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        def run(**kwargs: Any) -> None:
+            machine = Machine(iommu=iommu)
+            machine.boot([Plugged(model, NEAR), Plugged(model), Plugged(model, OTHER)])
+            machine.run(lambda: test(Vmm(), **kwargs))
 
-    run.__name__ = test.__name__
-    run.__doc__ = test.__doc__
-    run.__dict__.update(test.__dict__)
-    return run
+        run.__name__ = test.__name__
+        run.__doc__ = test.__doc__
+        run.__dict__.update(test.__dict__)
+        return run
+
+    return decorate
+
+
+on_smmu = on("smmuv3")
 
 
 class Vmm(VfioUser):
@@ -94,3 +100,6 @@ class Vmm(VfioUser):
         cmd = uapi.iommu_ioas_map(flags=7, ioas_id=self.ioas, user_va=at, length=16 * PG, iova=MEMORY)
         self.ask(uapi.IOMMU_IOAS_MAP, cmd)
         return at
+
+    def unmap_memory(self) -> None:
+        self.ask(uapi.IOMMU_IOAS_UNMAP, uapi.iommu_ioas_unmap(ioas_id=self.ioas, iova=MEMORY, length=16 * PG))

@@ -10,7 +10,7 @@ slot and binds it as asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from errno import ENODEV
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -21,8 +21,9 @@ from uvfio.devices.registry import PARENTS, make_parent
 from uvfio.linux.base import pci_probe
 from uvfio.linux.base.pci_dev import PciDev
 from uvfio.linux.base.pcie_port import pcie_portdrv_init
+from uvfio.linux.iommu.amd import AmdOptions, amd_iommu_init
 from uvfio.linux.iommu.smmuv3 import arm_smmu_init
-from uvfio.linux.iommu.vtd import iommu_init
+from uvfio.linux.iommu.vtd import VtdOptions, iommu_init
 from uvfio.linux.iommufd.main import iommufd_init
 from uvfio.linux.kernel.kernfs import kernfs_find, kernfs_write
 from uvfio.linux.kvm.main import kvm_init
@@ -42,35 +43,72 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Platform:
-    """What stands between PCI devices and memory, and how a device is taken away there."""
+    """
+    What stands between PCI devices and memory, and how a device is taken away there.
+    *init* gets an *options*, a dataclass of booleans and numbers that may all be left out.
+    """
 
-    init: Callable[[], None]
+    init: Callable[[Any], None]
     unplug: Callable[[str], None]
+    options: type[Any] | None = None
     host_bridge: bool = True  # itself a PCI function
 
 
 PLATFORMS = MappingProxyType(
     {
-        "vtd": Platform(iommu_init, pci_probe.pci_unplug),
-        "smmuv3": Platform(arm_smmu_init, pci_probe.pci_unplug),
-        "none": Platform(lambda: None, pci_probe.pci_unplug),
-        "s390": Platform(zpci.zpci_init, zpci.zpci_unplug, host_bridge=False),
+        "vtd": Platform(iommu_init, pci_probe.pci_unplug, VtdOptions),
+        "amd": Platform(amd_iommu_init, pci_probe.pci_unplug, AmdOptions),
+        "smmuv3": Platform(lambda _: arm_smmu_init(), pci_probe.pci_unplug),
+        "none": Platform(lambda _: None, pci_probe.pci_unplug),
+        "s390": Platform(lambda _: zpci.zpci_init(), zpci.zpci_unplug, host_bridge=False),
     }
 )
+
+
+def parse_iommu(text: str) -> tuple[Platform, Any]:
+    """
+    ``NAME[,key=value...]``: the platform and its options. ValueError says what must be.
+
+    >>> parse_iommu("vtd,nesting=on,aw-bits=48")[1].nesting
+    True
+    """
+    name, *settings = text.split(",")
+    if name not in PLATFORMS:
+        raise ValueError(f"the iommu must be one of {', '.join(sorted(PLATFORMS))}, not {name!r}")
+    platform = PLATFORMS[name]
+    known = {} if platform.options is None else {each.name.replace("_", "-"): each for each in fields(platform.options)}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in known:
+            raise ValueError(f"an option of {name} must be one of {', '.join(known) or 'none'}, not {key!r}")
+        values[known[key].name] = _option(key, value, "bool" in str(known[key].type))
+    return platform, platform.options(**values) if platform.options is not None else None
+
+
+def _option(key: str, value: str, switch: bool) -> bool | int:
+    if switch:
+        if value not in ("on", "off"):
+            raise ValueError(f"{key} must be on or off, not {value!r}")
+        return value == "on"
+    if not value.isdecimal():
+        raise ValueError(f"{key} must be a number, not {value!r}")
+    return int(value)
 
 
 class Machine:
     """
     A computer. *runtime* decides who runs when; without one, tasks run to block,
-    first come first served. *iommu* is a key of ``PLATFORMS``. With *iommufd_test* its
-    kernel has CONFIG_IOMMUFD_TEST. Kernel code runs only through :meth:`run`.
+    first come first served. *iommu* is a key of ``PLATFORMS``, perhaps with options:
+    ``vtd,nesting=on``; ValueError if there is none. With *iommufd_test* its kernel has
+    CONFIG_IOMMUFD_TEST. Kernel code runs only through :meth:`run`.
     """
 
     def __init__(self, runtime: Runtime | None = None, iommu: str = "vtd", iommufd_test: bool = False) -> None:
         self.statics: dict[Any, Any] = {}
         self.bridges: dict[str, str] = {}  # by id, the addresses of those that have one
         self.iommufd_test = iommufd_test
-        self.platform = PLATFORMS[iommu]
+        self.platform, self.platform_options = parse_iommu(iommu)
         self.runtime = runtime or LiveRuntime()
         self.runtime.machine = self
 
@@ -80,7 +118,7 @@ class Machine:
 
     def boot(self, devices: Sequence[Plugged] = ()) -> None:
         """Start the kernel, with *devices* in place. ValueError when one cannot be."""
-        self.run(lambda: _init_rooms(self.platform, self.iommufd_test), "swapper")
+        self.run(lambda: _init_rooms(self.platform, self.platform_options, self.iommufd_test), "swapper")
         if devices:
             self.run(lambda: plug(*devices), "swapper")
 
@@ -141,10 +179,10 @@ def unplug(bdf: str) -> None:
     machine.platform.unplug(bdf)
 
 
-def _init_rooms(platform: Platform, iommufd_test: bool) -> None:
+def _init_rooms(platform: Platform, options: Any, iommufd_test: bool) -> None:
     pci_probe.pci_init()
     pcie_portdrv_init()
-    platform.init()
+    platform.init(options)
     iommufd_init(iommufd_test)
     vfio_init()
     kvm_init()

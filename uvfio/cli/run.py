@@ -35,7 +35,12 @@ def add_arguments(verbs: Any) -> None:
         help="plug a device in, bound to vfio-pci (driver=none: unbound); may be repeated",
     )
     sub.add_argument("-m", "--machine", metavar="FILE", help="take the devices from a machine file (YAML)")
-    sub.add_argument("--iommu", choices=sorted(PLATFORMS), help="what the machine has for an IOMMU (default: vtd)")
+    names = ", ".join(sorted(PLATFORMS))
+    sub.add_argument(
+        "--iommu",
+        metavar="NAME[,key=value...]",
+        help=f"what the machine has for an IOMMU: {names} (default: vtd); options: docs/nested-translation.md",
+    )
     sub.add_argument("--iommufd-test", action="store_true", help="build the kernel with CONFIG_IOMMUFD_TEST")
     sub.add_argument("--trace", metavar="FILE", help="write every call served, decoded (- is stderr)")
     sub.add_argument("--json", action="store_true", help="with --trace: one JSON object a line")
@@ -49,8 +54,8 @@ def main(args: argparse.Namespace) -> int:
     if not argv:
         raise UsageError("there must be a program to run, after --")
     file = load_machine_file(args.machine) if args.machine else MachineFile([])
-    machine = Machine(iommu=args.iommu or file.iommu or "vtd", iommufd_test=args.iommufd_test)
     try:
+        machine = Machine(iommu=args.iommu or file.iommu or "vtd", iommufd_test=args.iommufd_test)
         devices = file.devices + [parse_device(text) for text in args.device]
         machine.boot(devices)
         with _trace_file(args.trace) as out:

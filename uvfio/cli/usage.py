@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from uvfio.machine import PLATFORMS, Plugged
+from uvfio.machine import Plugged, parse_iommu
 from uvfio.topology import plugged
 
 T = TypeVar("T")
@@ -61,9 +61,13 @@ def load_machine_file(path: str) -> MachineFile:
     if not set(content) <= {"devices", "iommu"}:
         raise UsageError(f"the machine file must have devices and at most iommu beside them: {path}")
     iommu = content.get("iommu")
-    if iommu is not None and iommu not in PLATFORMS:
-        raise UsageError(f"the iommu must be one of {', '.join(sorted(PLATFORMS))}, not {iommu!r}: {path}")
-    return MachineFile([_from_entry(path, n, entry) for n, entry in enumerate(content["devices"], 1)], iommu)
+    if iommu is not None:
+        try:
+            parse_iommu(str(iommu))
+        except ValueError as e:
+            raise UsageError(f"{e}: {path}") from None
+    devices = [_from_entry(path, n, entry) for n, entry in enumerate(content["devices"], 1)]
+    return MachineFile(devices, None if iommu is None else str(iommu))
 
 
 def _from_entry(path: str, n: int, entry: Any) -> Plugged:

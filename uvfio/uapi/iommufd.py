@@ -2,9 +2,8 @@
 """
 ``include/uapi/linux/iommufd.h``: the iommufd calls, their structs and constants.
 
-Differences from Linux: structs that only AMD and Tegra hardware fills are left out;
-the union of ``iommu_hw_info`` is one field, ``data_type``; of an array of words each is
-a field (``ste0``).
+Differences from Linux: the union of ``iommu_hw_info`` is one field, ``data_type``; of an
+array of words each is a field (``ste0``).
 """
 
 from __future__ import annotations
@@ -57,12 +56,15 @@ IOMMU_HWPT_ALLOC_PASID = 8
 IOMMU_HWPT_DATA_NONE = 0
 IOMMU_HWPT_DATA_VTD_S1 = 1
 IOMMU_HWPT_DATA_ARM_SMMUV3 = 2
+IOMMU_HWPT_DATA_AMD_GUEST = 3
 
 IOMMU_HW_INFO_FLAG_INPUT_TYPE = 1
 IOMMU_HW_INFO_TYPE_NONE = 0
 IOMMU_HW_INFO_TYPE_DEFAULT = 0
 IOMMU_HW_INFO_TYPE_INTEL_VTD = 1
 IOMMU_HW_INFO_TYPE_ARM_SMMUV3 = 2
+IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV = 3
+IOMMU_HW_INFO_TYPE_AMD = 4
 IOMMU_HW_CAP_DIRTY_TRACKING = 1
 IOMMU_HW_CAP_PCI_PASID_EXEC = 2
 IOMMU_HW_CAP_PCI_PASID_PRIV = 4
@@ -77,8 +79,11 @@ IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3 = 1
 
 IOMMU_VIOMMU_TYPE_DEFAULT = 0
 IOMMU_VIOMMU_TYPE_ARM_SMMUV3 = 1
+IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV = 2
 
 IOMMU_VEVENTQ_TYPE_DEFAULT = 0
+IOMMU_VEVENTQ_TYPE_ARM_SMMUV3 = 1
+IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV = 2
 IOMMU_VEVENTQ_FLAG_LOST_EVENTS = 1
 
 IOMMU_PGFAULT_FLAGS_PASID_VALID = 1
@@ -91,6 +96,7 @@ IOMMUFD_PAGE_RESP_SUCCESS = 0
 IOMMUFD_PAGE_RESP_INVALID = 1
 
 IOMMU_HW_QUEUE_TYPE_DEFAULT = 0
+IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV = 1
 
 IOMMU_VTD_S1_SRE = 1
 IOMMU_VTD_S1_EAFE = 2
@@ -433,6 +439,61 @@ iommu_viommu_arm_smmuv3_invalidate = cstruct(
     fields="""
     u64 cmd0
     u64 cmd1
+""",
+)
+iommu_vevent_arm_smmuv3 = cstruct(
+    "iommu_vevent_arm_smmuv3",
+    size=32,
+    fields="""
+    u64 evt0
+    u64 evt1
+    u64 evt2
+    u64 evt3
+""",
+)
+iommu_hw_info_tegra241_cmdqv = cstruct(
+    "iommu_hw_info_tegra241_cmdqv",
+    size=8,
+    fields="""
+    u32 flags
+    u8 version
+    u8 log2vcmdqs
+    u8 log2vsids
+    u8 __reserved
+""",
+)
+iommu_viommu_tegra241_cmdqv = cstruct(
+    "iommu_viommu_tegra241_cmdqv",
+    size=16,
+    fields="""
+    u64 out_vintf_mmap_offset
+    u64 out_vintf_mmap_length
+""",
+)
+iommu_vevent_tegra241_cmdqv = cstruct(
+    "iommu_vevent_tegra241_cmdqv",
+    size=16,
+    fields="""
+    u64 lvcmdq_err_map0
+    u64 lvcmdq_err_map1
+""",
+)
+iommu_hw_info_amd = cstruct(
+    "iommu_hw_info_amd",
+    size=16,
+    fields="""
+    u64 efr
+    u64 efr2
+""",
+)
+iommu_hwpt_amd_guest = cstruct(
+    "iommu_hwpt_amd_guest",
+    size=32,
+    fields="""
+    u64 dte0
+    u64 dte1
+    u64 dte2
+    u64 dte3
 """,
 )
 

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-An Intel IOMMU (VT-d) as QEMU's ``intel-iommu`` emulates it, and its driver.
+An Intel IOMMU (VT-d), and its driver.
 
-Mirrors ``drivers/iommu/intel/iommu.c``; hardware and driver are one here. All
-differences from Linux:
+By itself it is what QEMU's ``intel-iommu`` emulates. In scalable mode it is what servers
+have: a first stage for plain domains, nested translation (``vtd_nested.py``), dirty
+tracking in the second stage, PASIDs.
 
-* mappings are ranges, not page-table entries, so leaf sizes are only a promise;
-* no nesting, no dirty tracking, no PASID or ATS (the emulated hardware has none
-  either), no interrupt remapping table: interrupts are simply isolated;
+Mirrors ``drivers/iommu/intel/iommu.c`` and ``pasid.c``; hardware and driver are one here.
+All differences from Linux:
+
+* no ATS and no page requests, no SVA, no interrupt remapping table: interrupts are simply
+  isolated;
+* no root, context and PASID tables: what a device or a PASID is on is an attribute;
+* only what a guest's first stage made is cached (``first_stage.py``), so a mapping of the
+  kernel is gone when it is unmapped;
 * a fault is recorded with what the fault registers would hold; there is no register
   window.
 """
@@ -16,16 +22,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from errno import EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP
 from typing import Any
 
 from uvfio.linux.base.pci import pci_bus_type
 from uvfio.linux.base.pci_dev import DmaFault
-from uvfio.linux.iommu import iommu, sysfs
+from uvfio.linux.iommu import iommu, sysfs, vtd_nested
 from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_CAP_DEFERRED_FLUSH,
+    IOMMU_CAP_DIRTY_TRACKING,
     IOMMU_DOMAIN_BLOCKED,
     IOMMU_DOMAIN_IDENTITY,
     IOMMU_DOMAIN_UNMANAGED,
@@ -49,6 +56,8 @@ from uvfio.uapi.iommufd import (
     IOMMU_HW_INFO_TYPE_DEFAULT,
     IOMMU_HW_INFO_TYPE_INTEL_VTD,
     IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
+    IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+    IOMMU_HWPT_ALLOC_NEST_PARENT,
     IOMMU_HWPT_ALLOC_PASID,
     iommu_hw_info_vtd,
 )
@@ -57,10 +66,17 @@ IOAPIC_RANGE_START = 0xFEE00000
 IOAPIC_RANGE_END = 0xFEEFFFFF
 
 PGSIZE_BITMAP = 0x40201000  # 4 KiB, 2 MiB, 1 GiB
-ADDRESS_WIDTH = 39
 REGISTERS = 0xFED90000
-CAP_REG = 0xD2008C22260286
+# Without what the options say: address widths; all that scalable mode brings.
+CAP_REG = 0xD2008C22000086
 ECAP_REG = 0xF00F4A
+SAGAW_39, SAGAW_48 = 1 << 9, 1 << 10
+MGAW_SHIFT = 16
+# Extended capabilities
+ECAP_NEST, ECAP_SRS, ECAP_EAFS, ECAP_PSS_20_BITS, ECAP_PASID = 1 << 26, 1 << 31, 1 << 34, 19 << 35, 1 << 40
+ECAP_SMTS, ECAP_SLADS, ECAP_SLTS, ECAP_FLTS = 1 << 43, 1 << 45, 1 << 46, 1 << 47
+MAX_PASIDS = 1 << 20
+FIRST_STAGE_BITS = 47  # of a canonical address, the lower half
 
 MAX_FAULTS = 1000
 
@@ -68,6 +84,29 @@ MAX_FAULTS = 1000
 FAULT_BLOCKED = (0x02, "Present bit in context entry is clear")
 FAULT_WRITE = (0x05, "PTE Write access is not set")
 FAULT_READ = (0x06, "PTE Read access is not set")
+SM_BLOCKED = (0x59, "SM: Present bit in PASID Table Entry is clear")
+SM_FIRST_STAGE = (0x71, "SM: Present bit in first-level paging entry is clear")
+SM_SECOND_STAGE = (0x79, "SM: Read/Write permission error in second-level paging entry")
+
+
+@dataclass(frozen=True)
+class VtdOptions:
+    """
+    What the hardware has. *nesting*, *dirty_tracking* and *pasid* are parts of scalable
+    mode: it has all three unless told otherwise, and one that is asked for brings it.
+    """
+
+    scalable_mode: bool | None = None
+    nesting: bool | None = None
+    dirty_tracking: bool | None = None
+    pasid: bool | None = None
+    aw_bits: int | None = None  # 39 or 48; the latter in scalable mode, if it is not said
+
+    def has(self, part: bool | None) -> bool:
+        """Is *part* there?"""
+        if self.scalable_mode is None:
+            return bool(part)
+        return self.scalable_mode and part is not False
 
 
 @dataclass(frozen=True)
@@ -79,11 +118,12 @@ class DmarFault:
     write: bool
     reason: int
     text: str
+    pasid: int = 0
 
     def __str__(self) -> str:
-        kind = "Write" if self.write else "Read"
+        kind = f"{'Write' if self.write else 'Read'} {f'PASID {self.pasid:#x}' if self.pasid else 'NO_PASID'}"
         return (
-            f"DMAR: [DMA {kind} NO_PASID] Request device [{self.source[5:]}] fault addr {self.addr:#x} "
+            f"DMAR: [DMA {kind}] Request device [{self.source[5:]}] fault addr {self.addr:#x} "
             f"[fault reason {self.reason:#04x}] {self.text}"
         )
 
@@ -94,6 +134,31 @@ class IntelIommu:
     def __init__(self) -> None:
         self.iommu = IommuDevice("dmar0", IntelIommuOps())
         self.faults: deque[DmarFault] = deque(maxlen=MAX_FAULTS)
+        self.set_options(VtdOptions())
+
+    def set_options(self, options: VtdOptions) -> None:
+        """Before anybody uses it. ValueError for what no hardware has."""
+        parts = (options.nesting, options.dirty_tracking, options.pasid)
+        self.sm_supported = any(parts) if options.scalable_mode is None else options.scalable_mode
+        if any(parts) and not self.sm_supported:
+            raise ValueError("nesting, dirty-tracking and pasid must have scalable-mode=on")
+        self.nested_supported, self.ssads_supported, self.pasid_supported = (options.has(part) for part in parts)
+        self.address_width = options.aw_bits or (48 if self.sm_supported else 39)
+        if self.address_width not in (39, 48):
+            raise ValueError(f"aw-bits must be 39 or 48, not {self.address_width}")
+        self.cap = CAP_REG | SAGAW_39 | (self.address_width - 1) << MGAW_SHIFT
+        if self.address_width == 48:
+            self.cap |= SAGAW_48
+        self.ecap = ECAP_REG
+        if self.sm_supported:
+            self.ecap |= ECAP_SMTS | ECAP_SRS | ECAP_EAFS | ECAP_SLTS | ECAP_FLTS
+        if self.nested_supported:
+            self.ecap |= ECAP_NEST
+        if self.ssads_supported:
+            self.ecap |= ECAP_SLADS
+        if self.pasid_supported:
+            self.ecap |= ECAP_PASID | ECAP_PSS_20_BITS
+            self.iommu.max_pasids = MAX_PASIDS
 
     def fault(self, fault: DmarFault) -> None:
         self.faults.append(fault)
@@ -103,14 +168,16 @@ class IntelIommu:
 intel_iommu = per_machine(IntelIommu)
 
 
-def iommu_init() -> None:
-    """Find the IOMMU and let it serve the PCI bus."""
-    device = intel_iommu().iommu
+def iommu_init(options: VtdOptions | None = None) -> None:
+    """Find the IOMMU, as *options* have it, and let it serve the PCI bus. ValueError."""
+    hardware = intel_iommu()
+    hardware.set_options(options or VtdOptions())
+    device = hardware.iommu
     attrs = [
         Attribute("version", 0o444, lambda: "1:0\n"),
         Attribute("address", 0o444, lambda: f"{REGISTERS:x}\n"),
-        Attribute("cap", 0o444, lambda: f"{CAP_REG:x}\n"),
-        Attribute("ecap", 0o444, lambda: f"{ECAP_REG:x}\n"),
+        Attribute("cap", 0o444, lambda: f"{hardware.cap:x}\n"),
+        Attribute("ecap", 0o444, lambda: f"{hardware.ecap:x}\n"),
         Attribute("domains_supported", 0o444, lambda: "65536\n"),
         Attribute("domains_used", 0o444, lambda: f"{device.ops.domains}\n"),
     ]
@@ -123,15 +190,46 @@ def iommu_init() -> None:
 class DeviceDomainInfo(DevIommu):
     """``struct device_domain_info``: a device behind this IOMMU."""
 
-    def translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
-        domain = self.domain
-        pieces, fault = ([], iova) if domain is None else domain.walk(iova, n, IOMMU_WRITE if write else IOMMU_READ)
+    def __init__(self, dev: Any) -> None:
+        super().__init__(dev)
+        self.pasids: dict[int, IommuDomain] = {}  # the PASID table, but for the device's own entry
+
+    def translate(self, iova: int, n: int, write: bool, pasid: int = 0) -> list[tuple[PinnedPages, int, int]]:
+        domain = self.pasids.get(pasid) if pasid else self.domain
+        prot = IOMMU_WRITE if write else IOMMU_READ
+        if domain is None:
+            fault: int | None = iova
+        elif pasid and isinstance(domain, vtd_nested.IntelNestedDomain):
+            pieces, fault = domain.walk_pasid(iova, n, prot, pasid)
+        else:
+            pieces, fault = domain.walk(iova, n, prot)
         if fault is None:
             return pieces
-        paging = domain is not None and domain.pgsize_bitmap
-        reason, text = FAULT_BLOCKED if not paging else FAULT_WRITE if write else FAULT_READ
-        intel_iommu().fault(DmarFault(self.dev.name, fault & ~0xFFF, write, reason, text))
+        reason, text = _fault_reason(domain, write)
+        intel_iommu().fault(DmarFault(self.dev.name, fault & ~0xFFF, write, reason, text, pasid))
         raise DmaFault(fault)
+
+
+def _fault_reason(domain: IommuDomain | None, write: bool) -> tuple[int, str]:
+    """What the hardware says when *domain* has nothing there."""
+    scalable = intel_iommu().sm_supported
+    if isinstance(domain, vtd_nested.IntelNestedDomain):
+        return domain.reason
+    if domain is None or not domain.pgsize_bitmap:
+        return SM_BLOCKED if scalable else FAULT_BLOCKED
+    if scalable:
+        return SM_FIRST_STAGE if isinstance(domain, DmarDomain) and domain.use_first_level else SM_SECOND_STAGE
+    return FAULT_WRITE if write else FAULT_READ
+
+
+class DmarDomain(IommuDomain):
+    """``struct dmar_domain``: of the first or the second stage."""
+
+    def __init__(self, ops: IommuOps, type: str, bits: int, first_level: bool, flags: int = 0) -> None:
+        super().__init__(ops, type, PGSIZE_BITMAP, (1 << bits) - 1)
+        self.use_first_level = first_level
+        self.nested_parent = bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT)
+        self.dirty_tracking = bool(flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
 
 
 class IntelIommuOps(IommuOps):
@@ -144,6 +242,8 @@ class IntelIommuOps(IommuOps):
         self.domains = 0
 
     def capable(self, dev: Any, cap: str) -> bool:
+        if cap == IOMMU_CAP_DIRTY_TRACKING:
+            return intel_iommu().ssads_supported
         return cap in (IOMMU_CAP_CACHE_COHERENCY, IOMMU_CAP_DEFERRED_FLUSH)
 
     def probe_device(self, dev: Any) -> IommuDevice:
@@ -162,26 +262,68 @@ class IntelIommuOps(IommuOps):
     def hw_info(self, dev: Any, type: int) -> tuple[int, bytes]:
         if type not in (IOMMU_HW_INFO_TYPE_DEFAULT, IOMMU_HW_INFO_TYPE_INTEL_VTD):
             raise Errno(EOPNOTSUPP)
-        info = iommu_hw_info_vtd(flags=IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17, cap_reg=CAP_REG, ecap_reg=ECAP_REG)
+        flags, hardware = IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17, intel_iommu()
+        info = iommu_hw_info_vtd(flags=flags, cap_reg=hardware.cap, ecap_reg=hardware.ecap)
         return IOMMU_HW_INFO_TYPE_INTEL_VTD, info.pack()
 
     def domain_alloc(self, dev: Any, type: str) -> IommuDomain:
         if type in (IOMMU_DOMAIN_BLOCKED, IOMMU_DOMAIN_IDENTITY):
             return IommuDomain(self, type)
-        self.domains += 1
-        return IommuDomain(self, type, PGSIZE_BITMAP, (1 << ADDRESS_WIDTH) - 1)
+        return self._alloc_paging(type, 0)
 
     def domain_alloc_paging_flags(self, dev: Any, flags: int, user_data: Any) -> IommuDomain:
-        if flags & ~IOMMU_HWPT_ALLOC_PASID or user_data is not None:
+        if user_data is not None:
             raise Errno(EOPNOTSUPP)
-        return self.domain_alloc(dev, IOMMU_DOMAIN_UNMANAGED)
+        return self._alloc_paging(IOMMU_DOMAIN_UNMANAGED, flags)
+
+    def _alloc_paging(self, type: str, flags: int) -> IommuDomain:
+        """Of the first stage if the hardware has one and it can do all that *flags* say, else of the second."""
+        hardware = intel_iommu()
+        if hardware.sm_supported and not flags & ~IOMMU_HWPT_ALLOC_PASID:
+            bits = min(FIRST_STAGE_BITS, hardware.address_width)
+            domain = DmarDomain(self, type, bits, first_level=True)
+        else:
+            if flags & ~(IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_PASID):
+                raise Errno(EOPNOTSUPP)
+            if flags & IOMMU_HWPT_ALLOC_NEST_PARENT and not hardware.nested_supported:
+                raise Errno(EOPNOTSUPP)
+            if flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING and not hardware.ssads_supported:
+                raise Errno(EOPNOTSUPP)
+            domain = DmarDomain(self, type, hardware.address_width, first_level=False, flags=flags)
+        self.domains += 1
+        return domain
 
     def domain_alloc_nested(self, dev: Any, parent: IommuDomain, flags: int, user_data: Any) -> IommuDomain:
-        raise Errno(EOPNOTSUPP, "the hardware cannot nest")
+        return vtd_nested.intel_iommu_domain_alloc_nested(parent, flags, user_data)
 
     def domain_free(self, domain: IommuDomain) -> None:
         if domain.pgsize_bitmap:
             self.domains -= 1
 
     def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
+        """Errno EINVAL: a guest's table that the hardware cannot walk."""
+        if isinstance(domain, vtd_nested.IntelNestedDomain):
+            vtd_nested.intel_pasid_setup_nested(domain)
+        _flush_pasid(dev.iommu.domain, 0)
         dev.iommu.domain = domain
+
+    def set_dev_pasid(self, domain: IommuDomain, dev: Any, pasid: int, old: IommuDomain | None) -> None:
+        """Errno EOPNOTSUPP no PASIDs; EINVAL a domain that is none for them."""
+        if not intel_iommu().pasid_supported:
+            raise Errno(EOPNOTSUPP)
+        if isinstance(domain, vtd_nested.IntelNestedDomain):
+            vtd_nested.intel_pasid_setup_nested(domain)
+        elif not domain.pgsize_bitmap or domain.dirty_tracking:
+            raise Errno(EINVAL)
+        _flush_pasid(old, pasid)
+        dev.iommu.pasids[pasid] = domain
+
+    def remove_dev_pasid(self, dev: Any, pasid: int, old: IommuDomain) -> None:
+        _flush_pasid(old, pasid)
+        dev.iommu.pasids.pop(pasid, None)
+
+
+def _flush_pasid(domain: IommuDomain | None, pasid: int) -> None:
+    """An entry of the PASID table goes: nothing of what was found through it may be left."""
+    if isinstance(domain, vtd_nested.IntelNestedDomain):
+        domain.first_stage.invalidate(tag=pasid)
