@@ -50,9 +50,7 @@ def test_viommu_is_refused(vmm: Vmm) -> None:
 
 @on_smmu
 def test_paging_flags(vmm: Vmm) -> None:
-    assert [refusal(vmm.hwpt, vmm.dev, vmm.ioas, flags) for flags in range(4)] == [0, 0, EOPNOTSUPP, EOPNOTSUPP]
-    assert refusal(vmm.hwpt, vmm.dev, vmm.ioas, 8) == 0
-    assert refusal(vmm.hwpt, vmm.dev, vmm.ioas, 9) == EOPNOTSUPP
+    assert {flags for flags in range(16) if not refusal(vmm.hwpt, vmm.dev, vmm.ioas, flags)} == {0, 1, 2, 8, 10}
 
 
 @on_smmu

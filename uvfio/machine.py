@@ -22,7 +22,7 @@ from uvfio.linux.base import pci_probe
 from uvfio.linux.base.pci_dev import PciDev
 from uvfio.linux.base.pcie_port import pcie_portdrv_init
 from uvfio.linux.iommu.amd import AmdOptions, amd_iommu_init
-from uvfio.linux.iommu.smmuv3 import arm_smmu_init
+from uvfio.linux.iommu.smmuv3 import SmmuOptions, arm_smmu_init
 from uvfio.linux.iommu.vtd import VtdOptions, iommu_init
 from uvfio.linux.iommufd.main import iommufd_init
 from uvfio.linux.kernel.kernfs import kernfs_find, kernfs_write
@@ -58,7 +58,7 @@ PLATFORMS = MappingProxyType(
     {
         "vtd": Platform(iommu_init, pci_probe.pci_unplug, VtdOptions),
         "amd": Platform(amd_iommu_init, pci_probe.pci_unplug, AmdOptions),
-        "smmuv3": Platform(lambda _: arm_smmu_init(), pci_probe.pci_unplug),
+        "smmuv3": Platform(arm_smmu_init, pci_probe.pci_unplug, SmmuOptions),
         "none": Platform(lambda _: None, pci_probe.pci_unplug),
         "s390": Platform(lambda _: zpci.zpci_init(), zpci.zpci_unplug, host_bridge=False),
     }

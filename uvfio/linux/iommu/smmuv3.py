@@ -7,23 +7,27 @@ Mirrors ``drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c``; what guests get of one 
 
 * the firmware's table is fixed: slots 0 to f of the root bus are behind the first SMMU,
   10 to 1f behind the second; a stream id is the PCI requester id;
-* mappings are ranges, so unmapping needs no TLB command; a guest's first stage is
-  cleaned by VMID when its domain goes;
-* no dirty tracking, no PASID tables, no ATS, no SVA, no impl ops (Tegra's CMDQV);
-* a stream table entry changes in one step, without a hitless sequence.
+* what the kernel maps is never cached, so unmapping needs no TLB command; a guest's first
+  stage is cleaned by VMID when its domain goes;
+* no ATS, no stalls and no page requests, no SVA; the impl ops are those of Tegra's CMDQV
+  (``tegra241_cmdqv.py``), which a machine has if it is told to;
+* a stream table entry changes in one step, without a hitless sequence; the context
+  descriptors that the kernel makes are attributes, not tables.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import Any
 
 from uvfio.linux.base.pci import pci_bus_type
-from uvfio.linux.iommu import iommu, smmuv3_hw, smmuv3_viommu, sysfs
+from uvfio.linux.iommu import iommu, smmuv3_hw, smmuv3_viommu, sysfs, tegra241_cmdqv
 from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_CAP_DEFERRED_FLUSH,
+    IOMMU_CAP_DIRTY_TRACKING,
     IOMMU_DOMAIN_BLOCKED,
     IOMMU_DOMAIN_IDENTITY,
     IOMMU_DOMAIN_UNMANAGED,
@@ -35,7 +39,7 @@ from uvfio.linux.iommu.private import (
     IommuOps,
     IommuResvRegion,
 )
-from uvfio.linux.iommu.smmuv3_hw import SmmuHardware, Ste
+from uvfio.linux.iommu.smmuv3_hw import SmmuEvent, SmmuHardware, Ste
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.linux.kernel.xarray import Ida
 from uvfio.runtime.errors import Errno
@@ -44,6 +48,7 @@ from uvfio.runtime.task import per_machine
 from uvfio.uapi.iommufd import (
     IOMMU_HW_INFO_TYPE_ARM_SMMUV3,
     IOMMU_HW_INFO_TYPE_DEFAULT,
+    IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
     IOMMU_HWPT_ALLOC_NEST_PARENT,
     IOMMU_HWPT_ALLOC_PASID,
     IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
@@ -57,11 +62,37 @@ MSI_IOVA_BASE, MSI_IOVA_LENGTH = 0x0800_0000, 0x10_0000
 REGISTERS = (0x0905_0000, 0x0907_0000)
 SECOND_SMMU_FROM = 0x80  # devfn
 
-# IDR0: both stages, AArch64 tables, coherent, 16-bit ASIDs and VMIDs, nested
+# IDR0: both stages, AArch64 tables, coherent, 16-bit ASIDs and VMIDs; nesting, dirty state
 IDR0 = 1 << 0 | 1 << 1 | 2 << 2 | 1 << 4 | 1 << 12 | 1 << 18
+IDR0_HTTU_ACCESS_DIRTY = 2 << 6
 # IDR1: 16-bit stream ids, command queue of 2^10; IDR3: RIL; IDR5: 44 bits out, 4 KiB granule
-IDR = (IDR0, 16 | 10 << 21, 0, 1 << 10, 0, 4 | 1 << 4)
+IDR1, IDR3, IDR5 = 16 | 10 << 21, 1 << 10, 4 | 1 << 4
+IDR1_SSIDSIZE_SHIFT, IDR1_CMDQS_SHIFT = 6, 21
+SSID_BITS = 16
 AIDR = 0x2  # SMMUv3.2
+FIRST_STAGE_FLAGS = IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_PASID
+# What the driver passes on, if it comes from a stream that a guest translates for.
+GUEST_EVENTS = frozenset(
+    {
+        smmuv3_hw.C_BAD_STE,
+        smmuv3_hw.F_STREAM_DISABLED,
+        smmuv3_hw.C_BAD_SUBSTREAMID,
+        smmuv3_hw.C_BAD_CD,
+        smmuv3_hw.F_TRANSLATION,
+        smmuv3_hw.F_ACCESS,
+        smmuv3_hw.F_PERMISSION,
+    }
+)
+
+
+@dataclass(frozen=True)
+class SmmuOptions:
+    """What the hardware has; *cmdqv* is Tegra241's."""
+
+    nesting: bool = True
+    dirty_tracking: bool = True
+    pasid: bool = True
+    cmdqv: bool = False
 
 
 class ArmSmmuDevice(SmmuHardware):
@@ -70,6 +101,31 @@ class ArmSmmuDevice(SmmuHardware):
     def __init__(self, base: int, ops: IommuOps) -> None:
         super().__init__(f"smmu3.{base:#018x}", ops)
         self.vmid_map = Ida("arm_smmu_device.vmid_map")
+        self.streams: dict[int, ArmSmmuMaster] = {}
+        self.cmdqv: tegra241_cmdqv.Tegra241Cmdqv | None = None
+        self.set_options(SmmuOptions())
+
+    def set_options(self, options: SmmuOptions) -> None:
+        """Before anybody uses it."""
+        self.nesting, self.dbm_capable = options.nesting, options.dirty_tracking
+        idr0 = IDR0 | (IDR0_HTTU_ACCESS_DIRTY if options.dirty_tracking else 0)
+        idr1 = IDR1 | (SSID_BITS << IDR1_SSIDSIZE_SHIFT if options.pasid else 0)
+        self.idr = (idr0, idr1, 0, IDR3, 0, IDR5)
+        self.max_pasids = 1 << SSID_BITS if options.pasid else 0
+        self.cmdqv = tegra241_cmdqv.Tegra241Cmdqv(self) if options.cmdqv else None
+
+    def handle_event(self, event: SmmuEvent) -> None:
+        """``arm_smmu_handle_event()``: a guest hears of what its own stage did."""
+        master = self.streams.get(event.sid)
+        if master is None or master.vmaster is None or event.event not in GUEST_EVENTS or event.ipa is not None:
+            return
+        try:
+            smmuv3_viommu.arm_vmaster_report_event(master.vmaster, event)
+        except Errno:
+            return  # it does not listen
+
+    def kernel_stage(self, sid: int, ssid: int) -> IommuDomain | None:
+        return self.streams[sid].pasids.get(ssid)
 
 
 class ArmSmmus:
@@ -83,16 +139,17 @@ class ArmSmmus:
 arm_smmus = per_machine(ArmSmmus)
 
 
-def arm_smmu_init() -> None:
-    """Find the SMMUs and let them serve the PCI bus."""
+def arm_smmu_init(options: SmmuOptions | None = None) -> None:
+    """Find the SMMUs, as *options* have them, and let them serve the PCI bus."""
     for smmu in arm_smmus().devices:
+        smmu.set_options(options or SmmuOptions())
         smmu.vmid_map.alloc()  # 0 is the host's
         sysfs.iommu_device_sysfs_add(smmu, [])
         iommu.iommu_device_register(smmu)
     iommu.iommu_subsys_init(pci_bus_type())
 
 
-@kstruct("streams")
+@kstruct("streams", "vmaster")
 class ArmSmmuMaster(DevIommu):
     """``struct arm_smmu_master``: a device and its stream ids."""
 
@@ -100,9 +157,14 @@ class ArmSmmuMaster(DevIommu):
         super().__init__(dev)
         self.smmu = _smmu_of(dev)
         self.streams: tuple[int, ...] = (dev.bus_nr << 8 | dev.devfn,)
+        self.vmaster: smmuv3_viommu.ArmSmmuVmaster | None = None
+        self.pasids: dict[int, IommuDomain] = {}  # the context descriptors that the kernel makes
 
-    def translate(self, iova: int, n: int, write: bool) -> list[tuple[PinnedPages, int, int]]:
-        return self.smmu.translate(self.streams[0], iova, n, write)
+    def translate(self, iova: int, n: int, write: bool, pasid: int = 0) -> list[tuple[PinnedPages, int, int]]:
+        smmu = self.smmu
+        if smmu.cmdqv is not None:
+            smmu.cmdqv.run()
+        return smmu.translate(self.streams[0], iova, n, write, pasid or None)
 
 
 def dev_iommu_priv_get(dev: Any) -> ArmSmmuMaster:
@@ -113,8 +175,10 @@ def dev_iommu_priv_get(dev: Any) -> ArmSmmuMaster:
 class ArmSmmuDomain(IommuDomain):
     """``struct arm_smmu_domain``: the only stage of a device, or the second one."""
 
-    def __init__(self, ops: IommuOps, type: str, smmu: ArmSmmuDevice, stage2: bool) -> None:
+    def __init__(self, ops: IommuOps, type: str, smmu: ArmSmmuDevice, flags: int = 0) -> None:
+        stage2 = bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT)
         super().__init__(ops, type, PGSIZE_BITMAP, STAGE2_END if stage2 else STAGE1_END)
+        self.dirty_tracking = bool(flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
         self.smmu = smmu
         self.stage2 = stage2
         self.vmid = smmu.vmid_map.alloc() if stage2 else 0
@@ -131,18 +195,24 @@ class ArmSmmuOps(IommuOps):
     isolated_msi = True
 
     def capable(self, dev: Any, cap: str) -> bool:
+        if cap == IOMMU_CAP_DIRTY_TRACKING:
+            return dev_iommu_priv_get(dev).smmu.dbm_capable
         return cap in (IOMMU_CAP_CACHE_COHERENCY, IOMMU_CAP_DEFERRED_FLUSH)
 
     def probe_device(self, dev: Any) -> IommuDevice:
         return _smmu_of(dev)
 
     def dev_iommu_alloc(self, dev: Any) -> DevIommu:
-        return kzalloc(ArmSmmuMaster, dev)
+        master = kzalloc(ArmSmmuMaster, dev)
+        for sid in master.streams:
+            master.smmu.streams[sid] = master
+        return master
 
     def release_device(self, dev: Any) -> None:
         master = dev_iommu_priv_get(dev)
         for sid in master.streams:
             master.smmu.write_ste(sid, Ste())
+            master.smmu.streams.pop(sid, None)
 
     def device_group(self, dev: Any) -> IommuGroup:
         return pci_device_group(dev)
@@ -151,21 +221,25 @@ class ArmSmmuOps(IommuOps):
         return [IommuResvRegion(MSI_IOVA_BASE, MSI_IOVA_LENGTH, IOMMU_RESV_MSI)]
 
     def hw_info(self, dev: Any, type: int) -> tuple[int, bytes]:
+        smmu = dev_iommu_priv_get(dev).smmu
         if type not in (IOMMU_HW_INFO_TYPE_DEFAULT, IOMMU_HW_INFO_TYPE_ARM_SMMUV3):
-            raise Errno(EOPNOTSUPP)
-        registers = {f"idr{n}": value for n, value in enumerate(IDR)}
+            if smmu.cmdqv is None:
+                raise Errno(EOPNOTSUPP)
+            return smmu.cmdqv.hw_info(type)
+        registers = {f"idr{n}": value for n, value in enumerate(smmu.idr)}
         return IOMMU_HW_INFO_TYPE_ARM_SMMUV3, iommu_hw_info_arm_smmuv3(**registers, aidr=AIDR).pack()
 
     def domain_alloc(self, dev: Any, type: str) -> IommuDomain:
         if type in (IOMMU_DOMAIN_BLOCKED, IOMMU_DOMAIN_IDENTITY):
             return IommuDomain(self, type)
-        return ArmSmmuDomain(self, type, dev_iommu_priv_get(dev).smmu, stage2=False)
+        return ArmSmmuDomain(self, type, dev_iommu_priv_get(dev).smmu)
 
     def domain_alloc_paging_flags(self, dev: Any, flags: int, user_data: Any) -> IommuDomain:
-        if flags not in (0, IOMMU_HWPT_ALLOC_PASID, IOMMU_HWPT_ALLOC_NEST_PARENT) or user_data is not None:
+        smmu = dev_iommu_priv_get(dev).smmu
+        nest_parent = flags == IOMMU_HWPT_ALLOC_NEST_PARENT and smmu.nesting
+        if user_data is not None or not (nest_parent or not flags & ~FIRST_STAGE_FLAGS):
             raise Errno(EOPNOTSUPP)
-        stage2 = flags == IOMMU_HWPT_ALLOC_NEST_PARENT
-        return ArmSmmuDomain(self, IOMMU_DOMAIN_UNMANAGED, dev_iommu_priv_get(dev).smmu, stage2)
+        return ArmSmmuDomain(self, IOMMU_DOMAIN_UNMANAGED, smmu, flags)
 
     def domain_free(self, domain: IommuDomain) -> None:
         if isinstance(domain, ArmSmmuDomain) and domain.stage2:
@@ -176,26 +250,52 @@ class ArmSmmuOps(IommuOps):
     def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
         """Errno EINVAL: *domain* is another SMMU's; ENOENT: a guest's, who does not know *dev*."""
         master = dev_iommu_priv_get(dev)
+        vmaster = None
         if isinstance(domain, ArmSmmuDomain):
             if domain.smmu is not master.smmu:
                 raise Errno(EINVAL)
             ste = domain.ste()
         elif isinstance(domain, smmuv3_viommu.ArmSmmuNestedDomain):
-            ste = smmuv3_viommu.arm_smmu_attach_prepare(domain, dev)
+            vmaster = smmuv3_viommu.arm_smmu_attach_prepare(domain, dev)
+            ste = domain.ste()
         else:
             bypass = domain.type == IOMMU_DOMAIN_IDENTITY
             ste = Ste(smmuv3_hw.STE_0_CFG_BYPASS if bypass else smmuv3_hw.STE_0_CFG_ABORT)
+        # Only then: whoever hears of an event of the new entry must be the new one.
+        master.vmaster = vmaster
         for sid in master.streams:
             master.smmu.write_ste(sid, ste)
         master.domain = domain
 
-    def get_viommu_struct(self, dev: Any, type: int) -> type[Any]:
-        if type != IOMMU_VIOMMU_TYPE_ARM_SMMUV3:
+    def set_dev_pasid(self, domain: IommuDomain, dev: Any, pasid: int, old: IommuDomain | None) -> None:
+        """Errno EOPNOTSUPP no PASIDs; EINVAL: not a first stage of this SMMU, or the device is on a second one."""
+        master = dev_iommu_priv_get(dev)
+        if not master.smmu.max_pasids:
             raise Errno(EOPNOTSUPP)
-        return smmuv3_viommu.ArmVsmmu
+        if not isinstance(domain, ArmSmmuDomain) or domain.smmu is not master.smmu or domain.stage2:
+            raise Errno(EINVAL)
+        plain = master.domain
+        if isinstance(plain, smmuv3_viommu.ArmSmmuNestedDomain) or (isinstance(plain, ArmSmmuDomain) and plain.stage2):
+            raise Errno(EINVAL)
+        master.pasids[pasid] = domain
+
+    def remove_dev_pasid(self, dev: Any, pasid: int, old: IommuDomain) -> None:
+        dev_iommu_priv_get(dev).pasids.pop(pasid, None)
+
+    def get_viommu_struct(self, dev: Any, type: int) -> type[Any]:
+        smmu = dev_iommu_priv_get(dev).smmu
+        if not smmu.nesting:
+            raise Errno(EOPNOTSUPP)
+        if type == IOMMU_VIOMMU_TYPE_ARM_SMMUV3:
+            return smmuv3_viommu.ArmVsmmu
+        if smmu.cmdqv is None:
+            raise Errno(EOPNOTSUPP)
+        return smmu.cmdqv.get_vintf_struct(type)
 
     def viommu_init(self, viommu: Any, parent: IommuDomain | None, user_data: Any) -> None:
         smmuv3_viommu.arm_vsmmu_init(viommu, parent)
+        if isinstance(viommu, tegra241_cmdqv.Tegra241Vintf):
+            tegra241_cmdqv.tegra241_cmdqv_init_vintf_user(viommu, user_data)
 
 
 def _smmu_of(dev: Any) -> ArmSmmuDevice:

@@ -6,8 +6,7 @@ Mirrors ``drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3-iommufd.c``. All differences
 Linux:
 
 * a batch of commands is applied one by one, so ``entry_num`` never counts one that was
-  read but not issued;
-* no events for the guest.
+  read but not issued.
 
 A guest has no command for a stream table entry of its own: whoever runs it makes a new
 nested page table and attaches that.
@@ -28,6 +27,7 @@ from uvfio.linux.iommu.iommufd import (
     iommu_copy_struct_from_user,
     iommufd_viommu_find_dev,
     iommufd_viommu_get_vdev_id,
+    iommufd_viommu_report_event,
 )
 from uvfio.linux.iommu.private import IOMMU_DOMAIN_NESTED, IommuDomain, IommuOps
 from uvfio.linux.iommu.smmuv3_hw import Ste
@@ -35,8 +35,10 @@ from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kstruct
 from uvfio.uapi.iommufd import (
     IOMMU_HWPT_DATA_ARM_SMMUV3,
+    IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
     IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3,
     iommu_hwpt_arm_smmuv3,
+    iommu_vevent_arm_smmuv3,
     iommu_viommu_arm_smmuv3_invalidate,
 )
 
@@ -64,10 +66,11 @@ SID_MASK = 0xFFFFFFFF << smmuv3_hw.CMDQ_0_SID_SHIFT
 class ArmSmmuNestedDomain(IommuDomain):
     """``struct arm_smmu_nested_domain``: a stream table entry of a guest."""
 
-    def __init__(self, ops: IommuOps, vsmmu: ArmVsmmu, ste0: int) -> None:
+    def __init__(self, ops: IommuOps, vsmmu: ArmVsmmu, ste0: int, ste1: int) -> None:
         super().__init__(ops, IOMMU_DOMAIN_NESTED)
         self.vsmmu = vsmmu
         self.ste0 = ste0
+        self.ste1 = ste1
 
     @property
     def cfg(self) -> int:
@@ -78,8 +81,15 @@ class ArmSmmuNestedDomain(IommuDomain):
         """What the hardware gets: the guest's stage, if it has one, and the second."""
         parent = self.vsmmu.s2_parent
         if self.cfg == smmuv3_hw.STE_0_CFG_S1:
-            pointer = self.ste0 & smmuv3_hw.STE_0_S1CONTEXTPTR
-            return Ste(smmuv3_hw.STE_0_CFG_NESTED, parent, self.vsmmu.vmid, pointer)
+            return Ste(
+                smmuv3_hw.STE_0_CFG_NESTED,
+                parent,
+                self.vsmmu.vmid,
+                self.ste0 & smmuv3_hw.STE_0_S1CONTEXTPTR,
+                self.ste0 >> smmuv3_hw.STE_0_S1FMT_SHIFT & 3,
+                self.ste0 >> smmuv3_hw.STE_0_S1CDMAX_SHIFT,
+                self.ste1 & 3,
+            )
         return parent.ste() if self.cfg == smmuv3_hw.STE_0_CFG_BYPASS else Ste()
 
 
@@ -95,16 +105,35 @@ def arm_smmu_validate_vste(ste0: int, ste1: int) -> None:
         raise Errno(EIO)
 
 
-def arm_smmu_attach_prepare(domain: ArmSmmuNestedDomain, dev: Any) -> Ste:
+class ArmSmmuVmaster:
+    """``struct arm_smmu_vmaster``: a device that a guest translates for, and what the guest calls it."""
+
+    def __init__(self, vsmmu: ArmVsmmu, vsid: int) -> None:
+        self.vsmmu = vsmmu
+        self.vsid = vsid
+
+
+def arm_smmu_attach_prepare(domain: ArmSmmuNestedDomain, dev: Any) -> ArmSmmuVmaster | None:
     """
-    The entry for *dev*. Errno EINVAL another SMMU; ENOENT the guest translates for
-    a device that it has no stream id for.
+    Whom to tell of the events of *dev*, once it is on *domain*. Errno EINVAL another SMMU;
+    ENOENT the guest translates for a device that it has no stream id for.
     """
     if smmuv3.dev_iommu_priv_get(dev).smmu is not domain.vsmmu.smmu:
         raise Errno(EINVAL)
-    if domain.cfg == smmuv3_hw.STE_0_CFG_S1:
-        iommufd_viommu_get_vdev_id(domain.vsmmu, dev)
-    return domain.ste()
+    try:
+        return ArmSmmuVmaster(domain.vsmmu, iommufd_viommu_get_vdev_id(domain.vsmmu, dev))
+    except Errno:
+        if domain.cfg == smmuv3_hw.STE_0_CFG_S1:
+            raise
+        return None
+
+
+def arm_vmaster_report_event(vmaster: ArmSmmuVmaster, event: smmuv3_hw.SmmuEvent) -> None:
+    """The event, with the guest's name for the stream. Errno EOPNOTSUPP: the guest does not listen."""
+    evt0, evt1, evt2, evt3 = event.record()
+    evt0 = evt0 & ~SID_MASK | (vmaster.vsid & 0xFFFFFFFF) << smmuv3_hw.EVTQ_0_SID_SHIFT
+    vevt = iommu_vevent_arm_smmuv3(evt0=evt0, evt1=evt1, evt2=evt2, evt3=evt3)
+    iommufd_viommu_report_event(vmaster.vsmmu, IOMMU_VEVENTQ_TYPE_ARM_SMMUV3, vevt.pack())
 
 
 def arm_vsmmu_init(vsmmu: ArmVsmmu, parent: IommuDomain | None) -> None:
@@ -132,7 +161,7 @@ class ArmVsmmu(IommufdViommu):
             iommu_hwpt_arm_smmuv3, user_data, IOMMU_HWPT_DATA_ARM_SMMUV3, iommu_hwpt_arm_smmuv3.size_of
         )
         arm_smmu_validate_vste(arg.ste0, arg.ste1)
-        return ArmSmmuNestedDomain(self.smmu.ops, self, arg.ste0)
+        return ArmSmmuNestedDomain(self.smmu.ops, self, arg.ste0, arg.ste1)
 
     def vdevice_init(self, vdev: IommufdVdevice, dev: Any) -> None:
         # A virtual stream id can stand for one physical one only.
