@@ -30,6 +30,7 @@ from uvfio.linux.kvm.main import kvm_init
 from uvfio.linux.mdev.core import mdev_init
 from uvfio.linux.s390 import zpci
 from uvfio.linux.vfio.main import vfio_init
+from uvfio.linux.vfio.private import vfio
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.live import LiveRuntime
 from uvfio.runtime.runtime import Runtime
@@ -54,12 +55,23 @@ class Platform:
     host_bridge: bool = True  # itself a PCI function
 
 
+@dataclass(frozen=True)
+class NoIommuOptions:
+    """May devices that nothing keeps in check be used all the same?"""
+
+    unsafe_noiommu_mode: bool = False
+
+
+def _no_iommu(options: NoIommuOptions | None) -> None:
+    vfio().noiommu = options is not None and options.unsafe_noiommu_mode
+
+
 PLATFORMS = MappingProxyType(
     {
         "vtd": Platform(iommu_init, pci_probe.pci_unplug, VtdOptions),
         "amd": Platform(amd_iommu_init, pci_probe.pci_unplug, AmdOptions),
         "smmuv3": Platform(arm_smmu_init, pci_probe.pci_unplug, SmmuOptions),
-        "none": Platform(lambda _: None, pci_probe.pci_unplug),
+        "none": Platform(_no_iommu, pci_probe.pci_unplug, NoIommuOptions),
         "s390": Platform(lambda _: zpci.zpci_init(), zpci.zpci_unplug, host_bridge=False),
     }
 )

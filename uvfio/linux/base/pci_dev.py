@@ -11,7 +11,7 @@ management beyond the bits in configuration space.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from uvfio.linux.base.pci_bus import PciBus
@@ -137,6 +137,8 @@ class PciDev(Device):
         self.is_added = False
         self.dma_faults = 0  # how many accesses to come are blocked, whatever is mapped
         self.has_fwnode = True
+        # Without an IOMMU: what is behind a physical address, if anybody knows.
+        self.dma_direct: Callable[[int, int], list[tuple[PinnedPages, int, int]]] | None = None
 
     @property
     def irq_line(self) -> bool:
@@ -190,14 +192,18 @@ class PciDev(Device):
         return True
 
     def _translate(self, iova: int, n: int, write: bool, pasid: int) -> list[tuple[PinnedPages, int, int]]:
-        if not self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER or self.iommu is None:
+        if not self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER:
             raise DmaFault(iova)
         if self.dma_faults:
             self.dma_faults -= 1
             printk(f"{self.bdf}: DMA {'write' if write else 'read'} at {iova:#x} blocked, as was asked for")
             raise DmaFault(iova)
         pieces: list[tuple[PinnedPages, int, int]]
-        if not pasid:
+        if self.iommu is None:
+            if pasid or self.dma_direct is None:
+                raise DmaFault(iova)
+            pieces = self.dma_direct(iova, n)
+        elif not pasid:
             pieces = self.iommu.translate(iova, n, write)
         elif pasid < self.iommu.max_pasids:
             pieces = self.iommu.translate(iova, n, write, pasid)

@@ -20,9 +20,10 @@ from uvfio.linux.iommu import pasid as iommu_pasid
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
     IOMMU_NO_PASID,
+    IommuDomain,
     IommuGroup,
 )
-from uvfio.linux.iommufd import eventq, hw_pagetable, io_pagetable, objects, selftest_device
+from uvfio.linux.iommufd import eventq, hw_pagetable, hwpt_noiommu, io_pagetable, objects, selftest_device
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
@@ -35,6 +36,7 @@ from uvfio.linux.iommufd.private import (
     IommufdIoas,
 )
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
+from uvfio.linux.kernel.process import CAP_SYS_RAWIO, capable
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
 from uvfio.runtime.task import per_machine
@@ -110,7 +112,26 @@ def iommufd_device_bind(ictx: IommufdCtx, dev: Any) -> IommufdDevice:
     except Errno:
         iommufd_put_group(igroup)
         raise
+    return _iommufd_device_alloc(ictx, igroup, dev, noiommu=False)
+
+
+def iommufd_device_bind_noiommu(ictx: IommufdCtx, dev: Any) -> IommufdDevice:
+    """The same for a device that nothing keeps in check. Errno EPERM: not for everybody."""
+    if not capable(CAP_SYS_RAWIO):
+        raise Errno(EPERM)
+    igroup = iommufd_get_group(ictx, dev)
+    try:
+        iommu.iommu_device_claim_dma_owner(dev, ictx)
+    except Errno:
+        iommufd_put_group(igroup)
+        raise
+    dev.dma_direct = hwpt_noiommu.noiommu_translate
+    return _iommufd_device_alloc(ictx, igroup, dev, noiommu=True)
+
+
+def _iommufd_device_alloc(ictx: IommufdCtx, igroup: IommufdGroup, dev: Any, noiommu: bool) -> IommufdDevice:
     idev = kzalloc(IommufdDevice, ictx, igroup, dev)
+    idev.noiommu = noiommu
     objects.iommufd_object_alloc(ictx, idev)
     # A mock device is destroyed with the context, and must not keep it.
     if not selftest_device.iommufd_selftest_is_mock_dev(dev):
@@ -145,6 +166,8 @@ def iommufd_device_destroy(idev: IommufdDevice) -> None:
     iommufd_put_group(idev.igroup)
     if not selftest_device.iommufd_selftest_is_mock_dev(idev.dev):
         objects.iommufd_ctx_put(idev.ictx)
+    if idev.noiommu:
+        idev.dev.dma_direct = None
 
 
 def iommufd_device_to_id(idev: IommufdDevice) -> int:
@@ -359,6 +382,9 @@ def _iommufd_hwpt_pasid_compat(hwpt: IommufdHwPagetable, idev: IommufdDevice, pa
 def _iommufd_hwpt_attach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, pasid: int) -> None:
     _iommufd_hwpt_pasid_compat(hwpt, idev, pasid)
     assert hwpt.domain is not None
+    if idev.noiommu:
+        _iommufd_noiommu_compat(hwpt.domain)
+        return
     handle = IommufdAttachHandle(idev)
     if pasid == IOMMU_NO_PASID:
         iommu.iommu_attach_group_handle(hwpt.domain, idev.igroup.group, handle)
@@ -366,7 +392,15 @@ def _iommufd_hwpt_attach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, p
         iommu_pasid.iommu_attach_device_pasid(hwpt.domain, idev.dev, pasid, handle)
 
 
+def _iommufd_noiommu_compat(domain: IommuDomain) -> None:
+    """Nothing is to be done to put a device on a page table that nobody walks; but that it must be."""
+    if not domain.ops.noiommu:
+        raise Errno(EINVAL)
+
+
 def _iommufd_hwpt_detach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, pasid: int) -> None:
+    if idev.noiommu:
+        return
     handle = iommufd_device_get_attach_handle(idev, pasid)
     assert hwpt.domain is not None
     if pasid == IOMMU_NO_PASID:
@@ -381,6 +415,9 @@ def _iommufd_hwpt_replace_device(
 ) -> None:
     _iommufd_hwpt_pasid_compat(hwpt, idev, pasid)
     assert hwpt.domain is not None
+    if idev.noiommu:
+        _iommufd_noiommu_compat(hwpt.domain)
+        return
     old_handle = iommufd_device_get_attach_handle(idev, pasid)
     handle = IommufdAttachHandle(idev)
     if pasid == IOMMU_NO_PASID:

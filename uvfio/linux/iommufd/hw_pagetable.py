@@ -22,7 +22,7 @@ from uvfio.linux.iommu.private import (
     IommuDomain,
     implements,
 )
-from uvfio.linux.iommufd import device, eventq, io_pagetable, iova_bitmap, objects
+from uvfio.linux.iommufd import device, eventq, hwpt_noiommu, io_pagetable, iova_bitmap, objects
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_ANY,
     IOMMUFD_OBJ_DEVICE,
@@ -89,7 +89,10 @@ def iommufd_hwpt_paging_alloc(
     attached = False
     try:
         domain_flags = flags & ~IOMMU_HWPT_FAULT_ID_VALID
-        hwpt.domain = iommu.iommu_paging_domain_alloc_flags(idev.dev, domain_flags, user_data)
+        if idev.noiommu:
+            hwpt.domain = hwpt_noiommu.iommufd_noiommu_alloc_paging(domain_flags, user_data)
+        else:
+            hwpt.domain = iommu.iommu_paging_domain_alloc_flags(idev.dev, domain_flags, user_data)
         hwpt.domain.iommufd_hwpt = hwpt
         iommufd_hwpt_paging_enforce_cc(hwpt)
         if immediate_attach:

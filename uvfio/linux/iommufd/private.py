@@ -68,6 +68,7 @@ class IommufdCtx:
         self.destroy_wait = WaitQueueHead("iommufd_ctx.destroy_wait")
         self.account_mode = IOPT_PAGES_ACCOUNT_USER
         self.vfio_ioas: IommufdIoas | None = None  # objects.xa_lock
+        self.no_iommu_mode = False  # objects.xa_lock; a no-IOMMU group uses it
         self.mt_lock = Spinlock("iommufd_ctx.mt_mmap.ma_lock")
         self.mt_mmap: dict[int, IommufdMmap] = {}  # mt_lock; by their offset in the file
 
@@ -275,6 +276,7 @@ class IommufdDevice(IommufdObject):
         self.dev = dev
         self.vdev: IommufdVdevice | None = None  # igroup.lock
         self.destroying = False  # igroup.lock
+        self.noiommu = False
 
 
 @kstruct("ioas", "ioas_unpin")

@@ -2,14 +2,13 @@
 """
 The calls of a VFIO container on an iommufd.
 
-Mirrors ``drivers/iommu/iommufd/vfio_compat.c``. Difference from Linux: no no-IOMMU
-groups, so VFIO_SET_IOMMU never takes VFIO_NOIOMMU_IOMMU.
+Mirrors ``drivers/iommu/iommufd/vfio_compat.c``.
 """
 
 from __future__ import annotations
 
 import struct
-from errno import EINVAL, ENODEV, ENOENT, ENOTTY, EOPNOTSUPP
+from errno import EINVAL, ENODEV, ENOENT, ENOTTY, EOPNOTSUPP, EPERM
 
 from uvfio.linux.iommu.private import IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE
 from uvfio.linux.iommufd import hw_pagetable, io_pagetable, ioas, objects
@@ -21,6 +20,7 @@ from uvfio.linux.iommufd.private import (
     IommufdIoas,
     IommufdUcmd,
 )
+from uvfio.linux.kernel.process import CAP_SYS_RAWIO, capable
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user, get_user_u32
 from uvfio.runtime.errors import Errno
 from uvfio.uapi import vfio as uapi
@@ -44,6 +44,19 @@ def iommufd_vfio_compat_ioas_get_id(ictx: IommufdCtx) -> int:
     id = found.id
     objects.iommufd_put_object(ictx, found)
     return id
+
+
+def iommufd_vfio_compat_has_ioas(ictx: IommufdCtx) -> bool:
+    with ictx.objects.xa_lock:
+        return ictx.vfio_ioas is not None
+
+
+def iommufd_vfio_compat_set_no_iommu(ictx: IommufdCtx) -> None:
+    """A no-IOMMU group uses the context from now on. Errno EINVAL: others do already."""
+    with ictx.objects.xa_lock:
+        if ictx.vfio_ioas is not None:
+            raise Errno(EINVAL)
+        ictx.no_iommu_mode = True
 
 
 def iommufd_vfio_compat_ioas_create(ictx: IommufdCtx) -> None:
@@ -100,13 +113,10 @@ def iommufd_vfio_ioctl(ictx: IommufdCtx, cmd: int, arg: int) -> int:
 def _check_extension(ictx: IommufdCtx, type: int) -> int:
     if type == uapi.VFIO_DMA_CC_IOMMU:
         return _cc_iommu(ictx)
-    supported = (
-        uapi.VFIO_TYPE1_IOMMU,
-        uapi.VFIO_TYPE1v2_IOMMU,
-        uapi.VFIO_UNMAP_ALL,
-        uapi.VFIO_NOIOMMU_IOMMU,
-    )
-    return int(type in supported)
+    if type == uapi.VFIO_NOIOMMU_IOMMU:
+        return 1
+    supported = (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU, uapi.VFIO_UNMAP_ALL)
+    return int(type in supported and not ictx.no_iommu_mode)
 
 
 def _cc_iommu(ictx: IommufdCtx) -> int:
@@ -120,7 +130,11 @@ def _cc_iommu(ictx: IommufdCtx) -> int:
 
 
 def _set_iommu(ictx: IommufdCtx, type: int) -> int:
-    if type not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
+    if ictx.no_iommu_mode and type == uapi.VFIO_NOIOMMU_IOMMU:
+        if not capable(CAP_SYS_RAWIO):
+            raise Errno(EPERM)
+        return 0
+    if ictx.no_iommu_mode or type not in (uapi.VFIO_TYPE1_IOMMU, uapi.VFIO_TYPE1v2_IOMMU):
         raise Errno(EINVAL)
     found = get_compat_ioas(ictx)
     try:

@@ -2,8 +2,9 @@
 """
 ``/dev/vfio/vfio``: containers. Mirrors ``drivers/vfio/container.c``.
 
-Differences from Linux: no no-IOMMU containers; IOMMU drivers are never unloaded, so no
-module reference is taken.
+Differences from Linux: IOMMU drivers are never unloaded, so no module reference is taken;
+the devices of a no-IOMMU container reach no memory, as there is none with an address that
+a process could find out.
 
 As in Linux, a call of the IOMMU driver runs without ``group_lock``: one that has just
 looked its driver up can find it freed, if the last group leaves the container meanwhile.
@@ -11,17 +12,32 @@ looked its driver up can find it freed, if the last group leaves the container m
 
 from __future__ import annotations
 
-from errno import E2BIG, EINVAL, ENODEV
+from errno import E2BIG, EINVAL, ENODEV, ENOTTY, EPERM
 from typing import Any
 
 from uvfio.linux.iommu import iommu
 from uvfio.linux.kernel.bug import BUG, WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.chrdev import misc_register
 from uvfio.linux.kernel.fs import File, FileOperations, fput, get_file
-from uvfio.linux.vfio.private import VFIO_IOMMU, VfioContainer, VfioDevice, VfioGroup, VfioIommuDriverOps, vfio
+from uvfio.linux.kernel.process import CAP_SYS_RAWIO, capable
+from uvfio.linux.vfio.private import (
+    VFIO_IOMMU,
+    VFIO_NO_IOMMU,
+    VfioContainer,
+    VfioDevice,
+    VfioGroup,
+    VfioIommuDriverOps,
+    vfio,
+)
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
-from uvfio.uapi.vfio import VFIO_API_VERSION, VFIO_CHECK_EXTENSION, VFIO_GET_API_VERSION, VFIO_SET_IOMMU
+from uvfio.uapi.vfio import (
+    VFIO_API_VERSION,
+    VFIO_CHECK_EXTENSION,
+    VFIO_GET_API_VERSION,
+    VFIO_NOIOMMU_IOMMU,
+    VFIO_SET_IOMMU,
+)
 
 VFIO_MINOR = 196
 VFIO_PIN_PAGES_MAX_ENTRIES = 512
@@ -58,6 +74,39 @@ class VfioContainerFops(FileOperations):
 VFIO_FOPS = VfioContainerFops()
 
 
+class VfioNoiommuOps(VfioIommuDriverOps):
+    """``vfio_noiommu_ops``: nothing is mapped."""
+
+    name = "vfio-noiommu"
+
+    def open(self, arg: int) -> Any:
+        if arg != VFIO_NOIOMMU_IOMMU:
+            raise Errno(EINVAL)
+        if not capable(CAP_SYS_RAWIO):
+            raise Errno(EPERM)
+        return self  # there is nothing to keep
+
+    def release(self, data: Any) -> None:
+        """Nothing."""
+
+    def check_extension(self, data: Any, arg: int) -> int:
+        return int(vfio().noiommu and arg == VFIO_NOIOMMU_IOMMU)
+
+    def ioctl(self, data: Any, cmd: int, arg: int) -> int:
+        raise Errno(ENOTTY)
+
+    def attach_group(self, data: Any, iommu_group: Any, type: str) -> None:
+        """Nothing."""
+
+    def detach_group(self, data: Any, iommu_group: Any) -> None:
+        """Nothing."""
+
+
+def vfio_iommu_driver_allowed(container: VfioContainer, ops: VfioIommuDriverOps) -> bool:
+    """Is *ops* for the kind of groups that *container* has?"""
+    return container.noiommu == isinstance(ops, VfioNoiommuOps)
+
+
 def vfio_register_iommu_driver(ops: VfioIommuDriverOps) -> None:
     vfio().iommu_drivers.append(ops)
 
@@ -79,6 +128,8 @@ def vfio_container_ioctl_check_extension(container: VfioContainer, arg: int) -> 
         if driver is not None:
             return driver.check_extension(container.iommu_data, arg)
         for ops in vfio().iommu_drivers:
+            if container.group_list and not vfio_iommu_driver_allowed(container, ops):
+                continue
             answer = ops.check_extension(None, arg)
             if answer > 0:
                 return answer
@@ -92,7 +143,7 @@ def vfio_ioctl_set_iommu(container: VfioContainer, arg: int) -> int:
             raise Errno(EINVAL)
         error = Errno(ENODEV)
         for driver in vfio().iommu_drivers:
-            if driver.check_extension(None, arg) <= 0:
+            if not vfio_iommu_driver_allowed(container, driver) or driver.check_extension(None, arg) <= 0:
                 continue
             try:
                 data = driver.open(arg)
@@ -126,7 +177,12 @@ def vfio_container_attach_all(container: VfioContainer, driver: VfioIommuDriverO
 
 def vfio_container_attach_group(container: VfioContainer, group: VfioGroup) -> None:
     lockdep_assert_held(group.group_lock)
+    noiommu = group.type == VFIO_NO_IOMMU
+    if noiommu and not capable(CAP_SYS_RAWIO):
+        raise Errno(EPERM)
     with container.group_lock.write():
+        if container.group_list and container.noiommu != noiommu:
+            raise Errno(EPERM, "a container has groups with an IOMMU, or without, but not both")
         if group.type == VFIO_IOMMU:
             iommu.iommu_group_claim_dma_owner(group.iommu_group, group)
         driver = container.iommu_driver
@@ -137,6 +193,7 @@ def vfio_container_attach_group(container: VfioContainer, group: VfioGroup) -> N
                 if group.type == VFIO_IOMMU:
                     iommu.iommu_group_release_dma_owner(group.iommu_group)
                 raise
+        container.noiommu = noiommu
         group.container = container
         group.container_users = 1
         container.group_list.append(group)
@@ -173,6 +230,8 @@ def vfio_group_use_container(group: VfioGroup) -> None:
     # Only a container with a type can have device files.
     if group.container.iommu_driver is None:
         raise Errno(EINVAL, "the container must have a type")
+    if group.type == VFIO_NO_IOMMU and not capable(CAP_SYS_RAWIO):
+        raise Errno(EPERM)
     get_file(group.opened_file)
     group.container_users += 1
 
@@ -225,3 +284,4 @@ def _of_device(device: VfioDevice) -> tuple[VfioIommuDriverOps, Any]:
 
 def vfio_container_init() -> None:
     misc_register("vfio", VFIO_MINOR, VFIO_FOPS, 0o666)
+    vfio_register_iommu_driver(VfioNoiommuOps())

@@ -9,11 +9,13 @@ takes the VM from the device that is bound and running: see ``bugs/patches/D7.pa
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV, EOPNOTSUPP
+from errno import EINVAL, ENODEV, EOPNOTSUPP, EPERM
 
 from uvfio.linux.iommufd import main as iommufd_main
 from uvfio.linux.kernel.chrdev import Cdev, cdev_device_add, cdev_device_del
 from uvfio.linux.kernel.fs import File
+from uvfio.linux.kernel.printk import printk
+from uvfio.linux.kernel.process import CAP_SYS_RAWIO, capable
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_struct_from_user, get_user_u32, put_user_u32
 from uvfio.linux.vfio import group, main
 from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, vfio
@@ -39,6 +41,9 @@ def vfio_init_device_cdev(device: VfioDevice) -> None:
 
 
 def vfio_device_add(device: VfioDevice) -> None:
+    if main.vfio_device_is_noiommu(device):
+        device.device.name = f"noiommu-{device.device.name}"
+        printk(f"vfio-pci {device.dev.name}: Adding kernel taint for vfio-noiommu cdev")
     cdev_device_add(device.cdev, device.device)
 
 
@@ -51,6 +56,9 @@ def vfio_device_fops_cdev_open(file: File) -> None:
     # The node may have been found just before it went away.
     if not main.vfio_device_try_get_registration(device):
         raise Errno(ENODEV)
+    if main.vfio_device_is_noiommu(device) and not capable(CAP_SYS_RAWIO):
+        main.vfio_device_put_registration(device)
+        raise Errno(EPERM)
     file.private_data = kzalloc(VfioDeviceFile, device, None)
 
 

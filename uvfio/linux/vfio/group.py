@@ -5,12 +5,13 @@
 The group file does not keep a device from going away: when the last one is unregistered
 the group lets go of its iommu_group, and the file, still open, answers ENODEV ever after.
 
-Difference from Linux: no no-IOMMU groups.
+Difference from Linux: a no-IOMMU group is said to taint the kernel, but
+/proc/sys/kernel/tainted is the host's.
 """
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, ENODEV, ENOTTY
+from errno import EBUSY, EINVAL, ENODEV, ENOTTY, EPERM
 from typing import Any
 
 from uvfio.linux.base.core import Device, put_device
@@ -31,12 +32,15 @@ from uvfio.linux.kernel.fs import (
     get_unused_fd_flags,
     put_unused_fd,
 )
+from uvfio.linux.kernel.printk import printk
+from uvfio.linux.kernel.process import CAP_SYS_RAWIO, capable
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user, get_user_u32, strndup_user
 from uvfio.linux.vfio import container as vfio_container
 from uvfio.linux.vfio import main
 from uvfio.linux.vfio.private import (
     VFIO_EMULATED_IOMMU,
     VFIO_IOMMU,
+    VFIO_NO_IOMMU,
     VfioDevice,
     VfioDeviceFile,
     VfioGroup,
@@ -70,6 +74,8 @@ class VfioGroupFops(FileOperations):
             # when the last device went away.
             if group.drivers.read() == 0:
                 raise Errno(ENODEV)
+            if group.type == VFIO_NO_IOMMU and not capable(CAP_SYS_RAWIO):
+                raise Errno(EPERM)
             if group.cdev_device_open_cnt:
                 raise Errno(EBUSY)
             if group.opened_file is not None:
@@ -148,7 +154,10 @@ def vfio_group_attach_iommufd(group: VfioGroup, file: File) -> None:
     lockdep_assert_held(group.group_lock)
     ictx = iommufd_main.iommufd_ctx_from_file(file)
     try:
-        vfio_compat.iommufd_vfio_compat_ioas_create(ictx)
+        if group.type == VFIO_NO_IOMMU:
+            vfio_compat.iommufd_vfio_compat_set_no_iommu(ictx)
+        else:
+            vfio_compat.iommufd_vfio_compat_ioas_create(ictx)
     except Errno:
         iommufd_main.iommufd_ctx_put(ictx)
         raise
@@ -208,6 +217,8 @@ def vfio_device_open_file(device: VfioDevice) -> File:
         raise
     file = anon_inode_getfile("[vfio-device]", main.VFIO_DEVICE_FOPS, df, O_RDWR)
     df.access_granted = True
+    if main.vfio_device_is_noiommu(device):
+        printk(f"vfio-pci {device.dev.name}: vfio-noiommu device opened by user")
     return file
 
 
@@ -223,6 +234,7 @@ def vfio_df_group_open(df: VfioDeviceFile) -> None:
                 vfio_device_group_get_kvm_safe(device)
             df.iommufd = group.iommufd
             try:
+                _check_noiommu(df)
                 main.vfio_df_open(df)
                 if df.iommufd is not None and device.open_count == 1:
                     try:
@@ -237,6 +249,14 @@ def vfio_df_group_open(df: VfioDeviceFile) -> None:
                 raise
 
 
+def _check_noiommu(df: VfioDeviceFile) -> None:
+    """Errno EPERM: not for everybody, and not beside mappings that would mean nothing to the device."""
+    if df.iommufd is None or not main.vfio_device_is_noiommu(df.device) or df.device.open_count:
+        return
+    if not capable(CAP_SYS_RAWIO) or vfio_compat.iommufd_vfio_compat_has_ioas(df.iommufd):
+        raise Errno(EPERM)
+
+
 def vfio_device_group_get_kvm_safe(device: VfioDevice) -> None:
     group = device.group
     # group.kvm is no reference: within the lock it cannot be cleared, and what it points
@@ -248,6 +268,8 @@ def vfio_device_group_get_kvm_safe(device: VfioDevice) -> None:
 def vfio_iommufd_compat_attach_ioas(device: VfioDevice, ictx: Any) -> None:
     """The group interface knows no ATTACH: a device gets the compat IOAS as it opens."""
     lockdep_assert_held(device.dev_set.lock)
+    if main.vfio_device_is_noiommu(device):
+        return
     device.ops.attach_ioas(device, vfio_compat.iommufd_vfio_compat_ioas_get_id(ictx))
 
 
@@ -277,13 +299,21 @@ def vfio_device_unblock_group(device: VfioDevice) -> None:
 
 
 def vfio_device_set_group(device: VfioDevice, type: str) -> None:
-    """Find or make the group of *device*. Errno EINVAL when it has no IOMMU, and that is not emulated."""
+    """
+    Find or make the group of *device*. Errno EINVAL when it has no IOMMU, that is not
+    emulated, and nobody has said that it may be used all the same.
+    """
     if type == VFIO_EMULATED_IOMMU:
         device.group = vfio_noiommu_group_alloc(device.dev, type)
         return
     iommu_group = iommu.iommu_group_get(device.dev)
     if iommu_group is None:
-        raise Errno(EINVAL)
+        if not vfio().noiommu:
+            raise Errno(EINVAL)
+        device.group = vfio_noiommu_group_alloc(device.dev, VFIO_NO_IOMMU)
+        # From now on its user can do anything.
+        printk(f"vfio-pci {device.dev.name}: Adding kernel taint for vfio-noiommu group on device")
+        return
     try:
         with vfio().group_lock:
             group = vfio_group_find_from_iommu(iommu_group)
@@ -329,7 +359,8 @@ def vfio_create_group(iommu_group: Any, type: str) -> VfioGroup:
     statics = vfio()
     iommu.iommu_group_ref_get(iommu_group)
     group = kzalloc(VfioGroup, iommu_group, statics.group_ida.alloc(), type)
-    dev = group.dev = kzalloc(Device, str(iommu.iommu_group_id(iommu_group)))
+    prefix = "noiommu-" if type == VFIO_NO_IOMMU else ""
+    dev = group.dev = kzalloc(Device, f"{prefix}{iommu.iommu_group_id(iommu_group)}")
     dev.class_ = statics.group_class
     dev.devt = (statics.group_major, group.minor)
     dev.driver_data = group
@@ -359,7 +390,7 @@ def vfio_device_remove_group(device: VfioDevice) -> None:
     """Drop the group of an unregistered device; the last one cuts it off its iommu_group."""
     group = device.group
     statics = vfio()
-    if group.type == VFIO_EMULATED_IOMMU:
+    if group.type != VFIO_IOMMU:
         iommu.iommu_group_remove_device(device.dev)
     if not group.drivers.dec_and_mutex_lock(statics.group_lock):
         return

@@ -16,7 +16,7 @@ from uvfio.linux.iommu.private import IOMMU_NO_PASID
 from uvfio.linux.iommufd import access as iommufd_access
 from uvfio.linux.iommufd import device as iommufd_device
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
-from uvfio.linux.vfio.private import VfioDevice, VfioDeviceFile, VfioDeviceOps
+from uvfio.linux.vfio.private import VFIO_NO_IOMMU, VfioDevice, VfioDeviceFile, VfioDeviceOps
 from uvfio.runtime.errors import Errno
 
 INT_MAX = (1 << 31) - 1
@@ -24,12 +24,20 @@ INT_MAX = (1 << 31) - 1
 
 def vfio_df_iommufd_bind(df: VfioDeviceFile) -> None:
     lockdep_assert_held(df.device.dev_set.lock)
+    if _unbound(df):
+        return
     df.devid = df.device.ops.bind_iommufd(df.device, df.iommufd)
 
 
 def vfio_df_iommufd_unbind(df: VfioDeviceFile) -> None:
     lockdep_assert_held(df.device.dev_set.lock)
-    df.device.ops.unbind_iommufd(df.device)
+    if not _unbound(df):
+        df.device.ops.unbind_iommufd(df.device)
+
+
+def _unbound(df: VfioDeviceFile) -> bool:
+    """Through its group, a no-IOMMU device is the user's without the iommufd knowing it."""
+    return df.group is not None and df.device.group.type == VFIO_NO_IOMMU
 
 
 class VfioIommufdPhysicalOps(VfioDeviceOps):
@@ -38,7 +46,10 @@ class VfioIommufdPhysicalOps(VfioDeviceOps):
     has_pasids = True
 
     def bind_iommufd(self, device: VfioDevice, ictx: Any) -> int:
-        idev = iommufd_device.iommufd_device_bind(ictx, device.dev)
+        if device.group.type == VFIO_NO_IOMMU:
+            idev = iommufd_device.iommufd_device_bind_noiommu(ictx, device.dev)
+        else:
+            idev = iommufd_device.iommufd_device_bind(ictx, device.dev)
         device.iommufd_device = idev
         return iommufd_device.iommufd_device_to_id(idev)
 

@@ -36,6 +36,7 @@ from uvfio.linux.vfio.pci import driver as pci_driver
 from uvfio.linux.vfio.private import (
     VFIO_EMULATED_IOMMU,
     VFIO_IOMMU,
+    VFIO_NO_IOMMU,
     VfioDevice,
     VfioDeviceFile,
     VfioDeviceOps,
@@ -190,6 +191,10 @@ def __vfio_register_dev(device: VfioDevice, type: str) -> None:
         group.vfio_device_remove_group(device)
         raise
     group.vfio_device_group_register(device)
+
+
+def vfio_device_is_noiommu(device: VfioDevice) -> bool:
+    return device.group.type == VFIO_NO_IOMMU
 
 
 def vfio_device_put_registration(device: VfioDevice) -> None:

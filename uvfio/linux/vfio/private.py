@@ -7,8 +7,6 @@ Lock order: ``vfio.group_lock``, ``group.group_lock``, ``container.group_lock``,
 ``group.device_lock`` and both ``kvm_ref_lock`` are leaves. ``kvm->lock`` comes before
 ``kvm_ref_lock`` and, in drivers, after ``dev_set.lock``: it must not be held when a group's
 or a device set's lock is taken.
-
-Difference from Linux: no no-IOMMU groups.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from uvfio.runtime.task import per_machine
 # enum vfio_group_type
 VFIO_IOMMU = "iommu"
 VFIO_EMULATED_IOMMU = "emulated"  # made for one device whose DMA its driver does for it
+VFIO_NO_IOMMU = "no IOMMU"  # made for one device whose DMA nothing keeps in check
 
 
 class Vfio:
@@ -49,6 +48,7 @@ class Vfio:
         self.device_set_lock = Mutex("vfio_device_set_xa.xa_lock")
         self.device_sets: dict[Any, VfioDeviceSet] = {}  # by set id; device_set_lock
         self.iommu_drivers: list[VfioIommuDriverOps] = []
+        self.noiommu = False  # enable_unsafe_noiommu_mode
 
 
 vfio = per_machine(Vfio)
@@ -88,6 +88,7 @@ class VfioContainer:
         self.group_list: list[VfioGroup] = []  # group_lock
         self.iommu_driver: VfioIommuDriverOps | None = None  # group_lock
         self.iommu_data: Any = None  # group_lock
+        self.noiommu = False  # group_lock; what kind of groups it has, if any
 
 
 class VfioDeviceSet:
