@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import struct
-from errno import EFAULT, EINVAL, EOPNOTSUPP
+from errno import EFAULT, EINVAL, ENODEV, EOPNOTSUPP
+from typing import Any
 
 import pytest
 from vfio_user import PG, refusal
 from viommu_user import NEAR, Vmm, on
 from x86_guest import FIRST, PASID_DEVICE, RW, SECOND, TABLES, VA, Guest, function, gpa
 
+from uvfio.linux.base.pci import pci_host
 from uvfio.linux.base.pci_dev import DmaFault
 from uvfio.linux.iommu.first_stage import PTE_ACCESSED, PTE_DIRTY, PTE_LARGE, PTE_PRESENT, PTE_USER
 from uvfio.linux.iommu.vtd import intel_iommu
 from uvfio.machine import Machine
 from uvfio.uapi.iommufd import (
+    IOMMU_FAULT_QUEUE_ALLOC,
     IOMMU_GET_HW_INFO,
     IOMMU_HWPT_ALLOC_PASID,
+    IOMMU_HWPT_FAULT_ID_VALID,
+    iommu_fault_alloc,
     iommu_hw_info,
     iommu_hw_info_vtd,
 )
@@ -35,8 +40,8 @@ def entry(addr: int = 0, npages: int = U64_MAX, flags: int = 0, reserved: int = 
     return struct.pack("<2Q2I", addr, npages, flags, reserved)
 
 
-def nested(vmm: Vmm, parent: int, data: bytes | None = None, flags: int = 0) -> int:
-    return vmm.hwpt(vmm.dev, parent, flags, data=table() if data is None else data, data_type=VTD_S1)
+def nested(vmm: Vmm, parent: int, data: bytes | None = None, flags: int = 0, **more: int) -> int:
+    return vmm.hwpt(vmm.dev, parent, flags, table() if data is None else data, VTD_S1, **more)
 
 
 def invalidate(vmm: Vmm, hwpt: int, data: bytes, length: int = 24, **more: int) -> int:
@@ -95,7 +100,10 @@ def test_what_the_registers_say() -> None:
     ("iommu", "message"),
     [
         ("vtd,nesting=yes", "nesting must be on or off, not 'yes'"),
-        ("vtd,foo=on", "an option of vtd must be one of scalable-mode, nesting, dirty-tracking, pasid, aw-bits"),
+        (
+            "vtd,foo=on",
+            "one of scalable-mode, nesting, dirty-tracking, pasid, page-requests, aw-bits, not 'foo'",
+        ),
         ("vtd,aw-bits=x", "aw-bits must be a number, not 'x'"),
         ("none,x=y", "an option of none must be one of unsafe-noiommu-mode"),
         ("elbow", "the iommu must be one of"),
@@ -273,3 +281,41 @@ def test_pasids(vmm: Vmm) -> None:
     vmm.call(vmm.devices[0], VFIO_DEVICE_DETACH_IOMMUFD_PT, struct.pack("<3I", 12, 1, 7))
     with pytest.raises(DmaFault):
         pdev.dma_read(VA, 6, pasid=7)
+
+
+def fault_queue(vmm: Vmm) -> tuple[int, int]:
+    """(id, fd)."""
+    answer = vmm.ask(IOMMU_FAULT_QUEUE_ALLOC, iommu_fault_alloc())
+    return answer.out_fault_id, answer.out_fault_fd
+
+
+@on("vtd,scalable-mode=on", PASID_DEVICE)
+def test_page_requests(vmm: Vmm) -> None:
+    answer = vmm.ask(IOMMU_GET_HW_INFO, iommu_hw_info(dev_id=vmm.dev))
+    assert not answer.out_capabilities & 8, "it has ATS"
+    queue, fd = fault_queue(vmm)
+    vmm.attach(vmm.devices[0], vmm.hwpt(vmm.dev, vmm.ioas, IOMMU_HWPT_ALLOC_PASID))
+    flags = IOMMU_HWPT_ALLOC_PASID | IOMMU_HWPT_FAULT_ID_VALID
+    hwpt = nested(vmm, vmm.parent(), None, flags, fault_id=queue)
+    model: Any = pci_host().hardware[NEAR]
+    attach_pasid(vmm, hwpt, 7)
+    model.page_request(VA + 5, write=False, pasid=7, group=3, last=False)
+    assert vmm.read(fd, 80) == b""
+    model.page_request(VA + PG, write=True, pasid=7, group=3)
+    records = struct.unpack("<6IQ2I6IQ2I", vmm.read(fd, 80))
+    assert (records[2:5], records[6], records[11:14], records[15]) == ((7, 3, 1), VA, (7, 3, 2), VA + PG)
+    assert model.responses == []
+    vmm.write(fd, struct.pack("<2I", records[8], 0))
+    model.page_request(VA, write=False, pasid=8, group=4)
+    model.page_request(VA, write=False, pasid=0, group=5)
+    assert model.responses == [(7, 3, True), (8, 4, False), (0, 5, False)]
+    model.page_request(VA, write=False, pasid=7, group=6)
+    vmm.call(vmm.devices[0], VFIO_DEVICE_DETACH_IOMMUFD_PT, struct.pack("<3I", 12, 1, 7))
+    assert model.responses[-1] == (7, 6, False), "nobody will answer any more"
+
+
+@on("vtd,scalable-mode=on")
+def test_a_device_that_cannot_ask_for_pages(vmm: Vmm) -> None:
+    queue, _fd = fault_queue(vmm)
+    hwpt = vmm.hwpt(vmm.dev, vmm.ioas, IOMMU_HWPT_FAULT_ID_VALID, fault_id=queue)
+    assert refusal(vmm.attach, vmm.devices[0], hwpt) == ENODEV

@@ -90,21 +90,17 @@ class ToyOps(IntelIommuOps):
     def domain_free(self, domain: IommuDomain) -> None:
         return
 
-    def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
-        self._iopf(dev, domain, dev.iommu.domain)
-        super().attach_dev(domain, dev)
-
     def set_dev_pasid(self, domain: IommuDomain, dev: Any, pasid: int, old: IommuDomain | None) -> None:
         if pasid == self.refuse_pasid:
             raise Errno(ENOMEM)
-        self._iopf(dev, domain, old)
+        self.iopf_for_domain_replace(dev, domain, old)
         self.pasids[dev.name, pasid] = domain
 
     def remove_dev_pasid(self, dev: Any, pasid: int, old: IommuDomain) -> None:
-        self._iopf(dev, None, old)
+        self.iopf_for_domain_replace(dev, None, old)
         del self.pasids[dev.name, pasid]
 
-    def _iopf(self, dev: Any, new: IommuDomain | None, old: IommuDomain | None) -> None:
+    def iopf_for_domain_replace(self, dev: Any, new: IommuDomain | None, old: IommuDomain | None) -> None:
         if new is not None and new.iopf_handler is not None:
             if not self.iopf_users:
                 io_pgfault.iopf_queue_add_device(self.queue, dev)

@@ -34,7 +34,9 @@ from uvfio.uapi.pci_regs import (
     PCI_COMMAND_MEMORY,
     PCI_COMMAND_SERR,
     PCI_DEVICE_ID,
+    PCI_EXT_CAP_ID_ATS,
     PCI_EXT_CAP_ID_PASID,
+    PCI_EXT_CAP_ID_PRI,
     PCI_HEADER_TYPE,
     PCI_HEADER_TYPE_MFD,
     PCI_INTERRUPT_LINE,
@@ -72,6 +74,7 @@ class PciDevice:
     msix: ClassVar[MsixTable | None] = None
     has_reset: ClassVar[bool] = False
     pasid_bits: ClassVar[int] = 0  # how long its PASIDs may be; needs a configuration space of 4 KiB
+    page_requests: ClassVar[bool] = False  # has ATS and PRI; needs the same
     options: ClassVar[tuple[str, ...]] = ()  # keyword arguments of __init__, for -d NAME,key=value
     secondary = 0  # of a bridge: the number of the bus behind it
     unassigned: ClassVar[int] = -1  # what reads where nothing is answer: -1 all ones, or 0
@@ -125,6 +128,9 @@ class PciDevice:
         if self.pasid_bits:
             width = self.pasid_bits << PCI_PASID_WIDTH_SHIFT
             config.add_ext_capability(PCI_EXT_CAP_ID_PASID, 0x100, 1, width.to_bytes(4, "little"))
+        if self.page_requests:
+            config.add_ext_capability(PCI_EXT_CAP_ID_ATS, 0x110 if self.pasid_bits else 0x100, 1, bytes(4))
+            config.add_ext_capability(PCI_EXT_CAP_ID_PRI, 0x120, 1, bytes(12))
 
     def bar_read(self, bar: int, off: int, size: int) -> int:
         """A read of 1, 2, 4 or 8 bytes by the processor. By default: the registers."""
@@ -195,6 +201,14 @@ class PciDevice:
     def dma_write(self, iova: int, data: bytes | bytearray | memoryview, pasid: int = 0) -> bool:
         """Store *data* in host memory; False if it was blocked, and nothing was stored."""
         return self.upstream is not None and bool(self.upstream.try_dma_write(iova, data, pasid))
+
+    def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool = True) -> None:
+        """Ask the IOMMU's software for a page; :meth:`page_response` has the answer to the last of *group*."""
+        if self.upstream is not None:
+            self.upstream.page_request(addr, write, pasid, group, last)
+
+    def page_response(self, pasid: int, group: int, success: bool) -> None:
+        """The answer to the page requests of *group*: is it worth trying again?"""
 
     @property
     def msi_enabled(self) -> bool:

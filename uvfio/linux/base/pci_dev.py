@@ -102,6 +102,7 @@ class PciModel(Protocol):
     def bar_read(self, bar: int, off: int, size: int) -> int: ...
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None: ...
     def reset(self) -> None: ...
+    def page_response(self, pasid: int, group: int, success: bool) -> None: ...
 
 
 @kstruct("driver", "iommu_group", "dead")
@@ -190,6 +191,11 @@ class PciDev(Device):
         except (DmaFault, Errno):
             return False
         return True
+
+    def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool) -> None:
+        """From the device: it needs a page. The answer to a *group* comes when its *last* has been seen."""
+        if self.iommu is not None:
+            self.iommu.page_request(addr, write, pasid, group, last)
 
     def _translate(self, iova: int, n: int, write: bool, pasid: int) -> list[tuple[PinnedPages, int, int]]:
         if not self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER:

@@ -98,8 +98,8 @@ def iommu_probe_device(dev: Any) -> None:
 def _iommu_init_device(dev: Any, iommu: IommuDevice) -> None:
     dev.iommu = iommu.ops.dev_iommu_alloc(dev)
     dev.iommu.iommu_dev = iommu
-    if isinstance(dev, PciDev):
-        dev.iommu.max_pasids = min(pci_max_pasids(dev), iommu.max_pasids)
+    if isinstance(dev, PciDev) and (pasids := pci_max_pasids(dev)):
+        dev.iommu.max_pasids = min(pasids, iommu.max_pasids)
     sysfs.iommu_device_link(iommu, dev)
     group = iommu.ops.device_group(dev)
     with group.mutex:

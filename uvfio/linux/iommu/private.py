@@ -217,6 +217,9 @@ class DevIommu:
         """
         raise NotImplementedError
 
+    def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool) -> None:
+        """The hardware side: the device asks for a page. An IOMMU that has no page requests drops it."""
+
 
 class GroupDevice:
     """``struct group_device``: a device in the list of its group."""

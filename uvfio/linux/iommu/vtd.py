@@ -4,13 +4,14 @@ An Intel IOMMU (VT-d), and its driver.
 
 By itself it is what QEMU's ``intel-iommu`` emulates. In scalable mode it is what servers
 have: a first stage for plain domains, nested translation (``vtd_nested.py``), dirty
-tracking in the second stage, PASIDs.
+tracking in the second stage, PASIDs, page requests.
 
 Mirrors ``drivers/iommu/intel/iommu.c`` and ``pasid.c``; hardware and driver are one here.
 All differences from Linux:
 
-* no ATS and no page requests, no SVA, no interrupt remapping table: interrupts are simply
-  isolated;
+* a device that has ATS caches nothing; it may ask for pages (PRI), in groups as large as it
+  likes;
+* no SVA, no interrupt remapping table: interrupts are simply isolated;
 * no root, context and PASID tables: what a device or a PASID is on is an attribute;
 * only what a guest's first stage made is cached (``first_stage.py``), so a mapping of the
   kernel is gone when it is unmapped;
@@ -22,12 +23,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from errno import EINVAL, EOPNOTSUPP
+from errno import EINVAL, ENODEV, EOPNOTSUPP
 from typing import Any
 
 from uvfio.linux.base.pci import pci_bus_type
+from uvfio.linux.base.pci_ats import pci_ats_supported, pci_pri_supported
 from uvfio.linux.base.pci_dev import DmaFault
-from uvfio.linux.iommu import iommu, sysfs, vtd_nested
+from uvfio.linux.iommu import io_pgfault, iommu, sysfs, vtd_nested
 from uvfio.linux.iommu.pci_group import pci_device_group
 from uvfio.linux.iommu.private import (
     IOMMU_CAP_CACHE_COHERENCY,
@@ -73,6 +75,7 @@ ECAP_REG = 0xF00F4A
 SAGAW_39, SAGAW_48 = 1 << 9, 1 << 10
 MGAW_SHIFT = 16
 # Extended capabilities
+ECAP_DT, ECAP_PRS = 1 << 2, 1 << 29
 ECAP_NEST, ECAP_SRS, ECAP_EAFS, ECAP_PSS_20_BITS, ECAP_PASID = 1 << 26, 1 << 31, 1 << 34, 19 << 35, 1 << 40
 ECAP_SMTS, ECAP_SLADS, ECAP_SLTS, ECAP_FLTS = 1 << 43, 1 << 45, 1 << 46, 1 << 47
 MAX_PASIDS = 1 << 20
@@ -92,14 +95,16 @@ SM_SECOND_STAGE = (0x79, "SM: Read/Write permission error in second-level paging
 @dataclass(frozen=True)
 class VtdOptions:
     """
-    What the hardware has. *nesting*, *dirty_tracking* and *pasid* are parts of scalable
-    mode: it has all three unless told otherwise, and one that is asked for brings it.
+    What the hardware has. *nesting*, *dirty_tracking*, *pasid* and *page_requests* are
+    parts of scalable mode: it has them all unless told otherwise, and one that is asked
+    for brings it.
     """
 
     scalable_mode: bool | None = None
     nesting: bool | None = None
     dirty_tracking: bool | None = None
     pasid: bool | None = None
+    page_requests: bool | None = None
     aw_bits: int | None = None  # 39 or 48; the latter in scalable mode, if it is not said
 
     def has(self, part: bool | None) -> bool:
@@ -134,15 +139,17 @@ class IntelIommu:
     def __init__(self) -> None:
         self.iommu = IommuDevice("dmar0", IntelIommuOps())
         self.faults: deque[DmarFault] = deque(maxlen=MAX_FAULTS)
+        self.iopf_queue = io_pgfault.IopfQueue("dmar0-iopfq")
         self.set_options(VtdOptions())
 
     def set_options(self, options: VtdOptions) -> None:
         """Before anybody uses it. ValueError for what no hardware has."""
-        parts = (options.nesting, options.dirty_tracking, options.pasid)
+        parts = (options.nesting, options.dirty_tracking, options.pasid, options.page_requests)
         self.sm_supported = any(parts) if options.scalable_mode is None else options.scalable_mode
         if any(parts) and not self.sm_supported:
-            raise ValueError("nesting, dirty-tracking and pasid must have scalable-mode=on")
-        self.nested_supported, self.ssads_supported, self.pasid_supported = (options.has(part) for part in parts)
+            raise ValueError("nesting, dirty-tracking, pasid and page-requests must have scalable-mode=on")
+        self.nested_supported, self.ssads_supported = options.has(options.nesting), options.has(options.dirty_tracking)
+        self.pasid_supported, self.prs_supported = options.has(options.pasid), options.has(options.page_requests)
         self.address_width = options.aw_bits or (48 if self.sm_supported else 39)
         if self.address_width not in (39, 48):
             raise ValueError(f"aw-bits must be 39 or 48, not {self.address_width}")
@@ -156,6 +163,8 @@ class IntelIommu:
             self.ecap |= ECAP_NEST
         if self.ssads_supported:
             self.ecap |= ECAP_SLADS
+        if self.prs_supported:
+            self.ecap |= ECAP_DT | ECAP_PRS
         if self.pasid_supported:
             self.ecap |= ECAP_PASID | ECAP_PSS_20_BITS
             self.iommu.max_pasids = MAX_PASIDS
@@ -193,6 +202,10 @@ class DeviceDomainInfo(DevIommu):
     def __init__(self, dev: Any) -> None:
         super().__init__(dev)
         self.pasids: dict[int, IommuDomain] = {}  # the PASID table, but for the device's own entry
+        hardware = intel_iommu()
+        self.ats_supported = hardware.prs_supported and pci_ats_supported(dev)
+        self.pri_enabled = self.ats_supported and pci_pri_supported(dev)
+        self.iopf_refcount = 0
 
     def translate(self, iova: int, n: int, write: bool, pasid: int = 0) -> list[tuple[PinnedPages, int, int]]:
         domain = self.pasids.get(pasid) if pasid else self.domain
@@ -208,6 +221,23 @@ class DeviceDomainInfo(DevIommu):
         reason, text = _fault_reason(domain, write)
         intel_iommu().fault(DmarFault(self.dev.name, fault & ~0xFFF, write, reason, text, pasid))
         raise DmaFault(fault)
+
+    def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool) -> None:
+        """``prq_event_thread()``. A request without a PASID is no good."""
+        if not self.pri_enabled:
+            return
+        if not pasid:
+            self.dev.model.page_response(pasid, group, False)
+            return
+        flags = io_pgfault.IOMMU_FAULT_PAGE_REQUEST_PASID_VALID
+        if last:
+            flags |= io_pgfault.IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE
+        perm = io_pgfault.IOMMU_FAULT_PERM_WRITE if write else io_pgfault.IOMMU_FAULT_PERM_READ
+        fault = io_pgfault.IopfFault(flags, pasid, group, perm, addr & ~0xFFF)
+        try:
+            io_pgfault.iommu_report_device_fault(self.dev, fault)
+        except Errno:
+            return  # nobody helps, and the device has been told
 
 
 def _fault_reason(domain: IommuDomain | None, write: bool) -> tuple[int, str]:
@@ -301,9 +331,13 @@ class IntelIommuOps(IommuOps):
             self.domains -= 1
 
     def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
-        """Errno EINVAL: a guest's table that the hardware cannot walk."""
+        """
+        Errno EINVAL: a guest's table that the hardware cannot walk; ENODEV: *domain* waits for
+        page faults, and *dev* cannot have any.
+        """
         if isinstance(domain, vtd_nested.IntelNestedDomain):
             vtd_nested.intel_pasid_setup_nested(domain)
+        self.iopf_for_domain_replace(dev, domain, dev.iommu.domain)
         _flush_pasid(dev.iommu.domain, 0)
         dev.iommu.domain = domain
 
@@ -315,12 +349,32 @@ class IntelIommuOps(IommuOps):
             vtd_nested.intel_pasid_setup_nested(domain)
         elif not domain.pgsize_bitmap or domain.dirty_tracking:
             raise Errno(EINVAL)
+        self.iopf_for_domain_replace(dev, domain, old)
         _flush_pasid(old, pasid)
         dev.iommu.pasids[pasid] = domain
 
     def remove_dev_pasid(self, dev: Any, pasid: int, old: IommuDomain) -> None:
         _flush_pasid(old, pasid)
         dev.iommu.pasids.pop(pasid, None)
+        self.iopf_for_domain_replace(dev, None, old)
+
+    def iopf_for_domain_replace(self, dev: Any, new: IommuDomain | None, old: IommuDomain | None) -> None:
+        """Page faults of *dev* are taken while any domain that it is on wants them. Errno ENODEV: it has none."""
+        info: DeviceDomainInfo = dev.iommu
+        if new is not None and new.iopf_handler is not None:
+            if not info.pri_enabled:
+                raise Errno(ENODEV)
+            if not info.iopf_refcount:
+                io_pgfault.iopf_queue_add_device(intel_iommu().iopf_queue, dev)
+            info.iopf_refcount += 1
+        if old is not None and old.iopf_handler is not None:
+            info.iopf_refcount -= 1
+            if not info.iopf_refcount:
+                io_pgfault.iopf_queue_remove_device(intel_iommu().iopf_queue, dev)
+
+    def page_response(self, dev: Any, fault: Any, response: Any) -> None:
+        success = response.code == io_pgfault.IOMMU_PAGE_RESP_SUCCESS
+        dev.model.page_response(response.pasid, response.grpid, success)
 
 
 def _flush_pasid(domain: IommuDomain | None, pasid: int) -> None:
