@@ -38,6 +38,35 @@ def test_two_stages_and_a_stale_iotlb() -> None:
     assert run.stdout == SEEN
 
 
+VTD = """\
+hardware: type 1, nesting: True
+the device writes to the page: first
+its entry is marked as written: True
+after the guest has changed its table: first
+invalidated: 1 entry
+after that: second
+"""
+
+
+def test_a_guests_tables_on_an_intel_iommu() -> None:
+    run = uvfio_run([sys.executable, CLIENTS / "nested_vtd.py"], extra=("--iommu", "vtd,nesting=on"))
+    assert run.stderr == ""
+    assert run.stdout == VTD
+
+
+CMDQV = """\
+a page of 0x10000 bytes to map
+enabled: 1, consumed: 2
+destroyed the queue
+"""
+
+
+def test_a_command_queue_that_nobody_is_told_of() -> None:
+    run = uvfio_run([sys.executable, CLIENTS / "nested_cmdqv.py"], extra=("--iommu", "smmuv3,cmdqv=on"))
+    assert run.stderr == ""
+    assert run.stdout == CMDQV
+
+
 def test_machine_file(tmp_path: Path) -> None:
     machine = tmp_path / "machine.yaml"
     machine.write_text("iommu: smmuv3\ndevices:\n  - model: edu\n")

@@ -178,10 +178,13 @@ class ArmSmmuDomain(IommuDomain):
     def __init__(self, ops: IommuOps, type: str, smmu: ArmSmmuDevice, flags: int = 0) -> None:
         stage2 = bool(flags & IOMMU_HWPT_ALLOC_NEST_PARENT)
         super().__init__(ops, type, PGSIZE_BITMAP, STAGE2_END if stage2 else STAGE1_END)
-        self.dirty_tracking = bool(flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+        self.dirty_tracking = self.dirty_enabled = bool(flags & IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
         self.smmu = smmu
         self.stage2 = stage2
         self.vmid = smmu.vmid_map.alloc() if stage2 else 0
+
+    def set_dirty_tracking(self, enable: bool) -> None:
+        """``arm_lpae_set_dirty_tracking()``: nothing, the hardware always does it in a domain that can."""
 
     def ste(self) -> Ste:
         cfg = smmuv3_hw.STE_0_CFG_S2 if self.stage2 else smmuv3_hw.STE_0_CFG_S1
