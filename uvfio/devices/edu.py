@@ -34,6 +34,7 @@ class Edu(PciDevice):
     BARS = {0: PciBar(1 << 20)}
     intx = True
     msi_vectors = 1
+    options = ("dma_mask",)
 
     IDENT = Register(0x00, "ro", 0x0100_00ED, doc="0xRRrr00ed: major and minor version")
     LIVENESS = Register(0x04, "rw", doc="reads back inverted what was written")
@@ -49,8 +50,9 @@ class Edu(PciDevice):
         0x98, "rw", size=8, sizes=(4, 8), bits={"run": 0, "to_host": 1, "raise_irq": 2}, doc="start a transfer"
     )
 
-    def __init__(self) -> None:
+    def __init__(self, dma_mask: str = hex(DMA_MASK)) -> None:
         super().__init__()
+        self.dma_mask = int(str(dma_mask), 0)  # how much of an address it puts on the bus
         self.buffer = bytearray(BUFFER_SIZE)
 
     def nothing(self, size: int) -> int:
@@ -88,9 +90,9 @@ class Edu(PciDevice):
             return
         self.DMA_CMD = command & ~DMA_RUN
         if command & DMA_TO_HOST:
-            self.copy_to_host(self.DMA_SRC, self.DMA_DST & DMA_MASK, self.DMA_COUNT)
+            self.copy_to_host(self.DMA_SRC, self.DMA_DST & self.dma_mask, self.DMA_COUNT)
         else:
-            self.copy_from_host(self.DMA_SRC & DMA_MASK, self.DMA_DST, self.DMA_COUNT)
+            self.copy_from_host(self.DMA_SRC & self.dma_mask, self.DMA_DST, self.DMA_COUNT)
         if command & DMA_RAISE_IRQ:
             self.interrupt(DMA_IRQ)
 

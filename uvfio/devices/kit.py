@@ -196,11 +196,17 @@ class PciDevice:
 
     def dma_read_into(self, iova: int, buffer: memoryview, pasid: int = 0) -> bool:
         """Fill *buffer* without a copy on the way; False if it was blocked."""
-        return self.upstream is not None and bool(self.upstream.try_dma_read_into(iova, buffer, pasid))
+        if self.upstream is None:
+            return False
+        address = (iova, buffer, pasid) if pasid else (iova, buffer)
+        return bool(self.upstream.try_dma_read_into(*address))
 
     def dma_write(self, iova: int, data: bytes | bytearray | memoryview, pasid: int = 0) -> bool:
         """Store *data* in host memory; False if it was blocked, and nothing was stored."""
-        return self.upstream is not None and bool(self.upstream.try_dma_write(iova, data, pasid))
+        if self.upstream is None:
+            return False
+        address = (iova, data, pasid) if pasid else (iova, data)
+        return bool(self.upstream.try_dma_write(*address))
 
     def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool = True) -> None:
         """Ask the IOMMU's software for a page; :meth:`page_response` has the answer to the last of *group*."""
