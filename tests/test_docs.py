@@ -6,13 +6,14 @@ import importlib
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from uvfio.cli.usage import load_machine_file
 from uvfio.linux.base.pci import pci_host
-from uvfio.machine import Machine
+from uvfio.machine import PLATFORMS, Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCTESTED = ["uvfio.runtime.schedule", "uvfio.runtime.errors", "uvfio.uapi.cstruct", "uvfio.topology", "uvfio.cli.top"]
@@ -33,6 +34,29 @@ def test_the_transcript_in_the_readme_is_what_make_run_prints():
     command = [sys.executable, "-m", "uvfio", "run", "-d", "edu", "--", sys.executable, "examples/edu_client.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == (block[1], "", 0)
+
+
+@pytest.mark.live
+def test_the_transcript_of_a_nested_translation():
+    text = (ROOT / "docs/nested-translation.md").read_text()
+    block = re.search(r"```text\n\$ uvfio (run [^\n]*)\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    command = [sys.executable, "-m", "uvfio", *block[1].replace("python3", sys.executable).split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == (block[2], "", 0)
+
+
+def test_the_options_in_the_documentation_are_those_there_are():
+    text = (ROOT / "docs/nested-translation.md").read_text()
+    words = re.findall(r"^\| `([a-z0-9]+)`((?:,? ?`[a-z-]+=[a-z0-9]+`)*)", text, re.MULTILINE)
+    documented = {(name, option) for name, options in words for option in re.findall(r"`([a-z-]+)=", options)}
+    there_are = {
+        (name, field.name.replace("_", "-"))
+        for name, platform in PLATFORMS.items()
+        if platform.options is not None
+        for field in fields(platform.options)
+    }
+    assert documented == there_are
 
 
 def test_the_counts_in_the_readme_are_what_explore_prints():

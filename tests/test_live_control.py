@@ -75,7 +75,8 @@ def test_nonsense_is_answered() -> None:
     assert not client(
         """
         for line in ("", "dance", "plug", "plug nosuch", "plug edu@nonsense", "unplug 0000:00:1f.0", "plug a b c",
-                     "reset", "reset 0000:00:01.0", "fault", "fault 0000:00:01.0 dma many", "fault 0000:00:1f.0 dma",
+                     "reset", "reset 0000:00:01.0", "iotlb", "iotlb 0000:00:1f.0",
+                     "fault", "fault 0000:00:01.0 dma many", "fault 0000:00:1f.0 dma",
                      "fault 0000:00:00.0 error"):
             answer = ask(line)
             assert not answer["ok"] and answer["error"], (line, answer)
@@ -135,6 +136,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     assert run.wait() == 1  # read met the end
     run.stdout.close()
     assert not list((tmp_path / "uvfio").iterdir()), "the socket goes with the machine"
+
+
+@pytest.mark.usefixtures("machine")
+def test_ctl_looks_into_the_iotlb() -> None:
+    """Which is empty; docs/nested-translation.md has one that is not."""
+    looked = uvfio("ctl", "iotlb", "0000:00:01.0")
+    assert (looked.stdout, looked.stderr, looked.returncode) == ("tag  page  to  writable\n", "", 0)
+    assert uvfio("ctl", "iotlb", "0000:00:01.0", "--json").stdout == '{"ok": true, "result": []}\n'
 
 
 def test_ctl_finds_the_machine_and_changes_it(machine: str) -> None:

@@ -38,22 +38,6 @@ def test_two_stages_and_a_stale_iotlb() -> None:
     assert run.stdout == SEEN
 
 
-VTD = """\
-hardware: type 1, nesting: True
-the device writes to the page: first
-its entry is marked as written: True
-after the guest has changed its table: first
-invalidated: 1 entry
-after that: second
-"""
-
-
-def test_a_guests_tables_on_an_intel_iommu() -> None:
-    run = uvfio_run([sys.executable, CLIENTS / "nested_vtd.py"], extra=("--iommu", "vtd,nesting=on"))
-    assert run.stderr == ""
-    assert run.stdout == VTD
-
-
 CMDQV = """\
 a page of 0x10000 bytes to map
 enabled: 1, consumed: 2

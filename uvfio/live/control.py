@@ -32,6 +32,7 @@ COMMANDS = (
     "plug MODEL[@BDF][,key=value...]",
     "unplug BDF",
     "reset BDF",
+    "iotlb BDF",
     "fault BDF dma [COUNT]",
     "fault BDF error",
 )
@@ -110,6 +111,9 @@ class Control:
             case ["reset", bdf]:
                 pci_reset_function(_function(bdf))
                 return bdf
+            case ["iotlb", bdf]:
+                iommu = _function(bdf).iommu
+                return [line._asdict() for line in iommu.iotlb()] if iommu is not None else []
             case ["fault", bdf, "dma"]:
                 _function(bdf).dma_faults += 1
                 return bdf

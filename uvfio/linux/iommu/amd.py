@@ -45,6 +45,7 @@ from uvfio.linux.iommu.private import (
     IommuGroup,
     IommuOps,
     IommuResvRegion,
+    IotlbLine,
 )
 from uvfio.linux.kernel.kernfs import Attribute
 from uvfio.linux.kernel.printk import printk
@@ -140,6 +141,7 @@ class IommuDevData(DevIommu):
     def __init__(self, dev: Any) -> None:
         super().__init__(dev)
         self.pasids: dict[int, IommuDomain] = {}  # the GCR3 table that the kernel makes
+        self.attached: IommuDomain | None = None  # group.mutex; the domain, for who may change it
 
     def translate(self, iova: int, n: int, write: bool, pasid: int = 0) -> list[tuple[PinnedPages, int, int]]:
         domain = self.domain
@@ -157,6 +159,9 @@ class IommuDevData(DevIommu):
         domain_id = domain.id if isinstance(domain, ProtectionDomain) else 0
         amd_iommu().io_page_fault(self.dev, domain_id, fault, write, pasid)
         raise DmaFault(fault)
+
+    def iotlb(self) -> list[IotlbLine]:
+        return self.domain.first_stage.lines() if isinstance(self.domain, amd_nested.NestedDomain) else []
 
 
 class ProtectionDomain(IommuDomain):
@@ -223,9 +228,10 @@ class AmdIommuOps(IommuOps):
         return ProtectionDomain(self, IOMMU_DOMAIN_UNMANAGED, v2=False, flags=flags)
 
     def attach_dev(self, domain: IommuDomain, dev: Any) -> None:
-        amd_nested.flush(dev.iommu.domain)
+        dev_data: IommuDevData = dev.iommu
+        amd_nested.flush(dev_data.attached)
         amd_nested.flush(domain)
-        dev.iommu.domain = domain
+        dev_data.domain = dev_data.attached = domain
 
     def set_dev_pasid(self, domain: IommuDomain, dev: Any, pasid: int, old: IommuDomain | None) -> None:
         """Errno EINVAL: *domain* has not the format that guests' tables have; EOPNOTSUPP no PASIDs."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uvfio.linux.iommu.private import IOMMU_READ, IOMMU_WRITE, IommuDomain
+from uvfio.linux.iommu.private import IOMMU_READ, IOMMU_WRITE, IommuDomain, IotlbLine
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.runtime.errors import Errno
 
@@ -87,6 +87,10 @@ class FirstStage:
         for key in list(self.iotlb):
             if (tag is None or key[0] == tag) and first <= (key[1] | PAGE_MASK) and (last is None or key[1] <= last):
                 del self.iotlb[key]
+
+    def lines(self) -> list[IotlbLine]:
+        """What is cached, for who looks."""
+        return [IotlbLine(tag, page, e.page, e.writable) for (tag, page), e in sorted(self.iotlb.items())]
 
     def translate(self, root: Root, iova: int, n: int, write: bool, tag: int = 0) -> Pieces:
         """What is behind *n* bytes at *iova*: through both stages. FirstStageFault."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import ENODEV, EOPNOTSUPP
-from typing import Any
+from typing import Any, NamedTuple
 
 from uvfio.linux.iommu.io_pgtable import IOMMU_CACHE as IOMMU_CACHE
 from uvfio.linux.iommu.io_pgtable import IOMMU_READ as IOMMU_READ
@@ -197,6 +197,15 @@ class IommuAttachHandle:
         self.domain: IommuDomain | None = None
 
 
+class IotlbLine(NamedTuple):
+    """A translation that an IOMMU has cached, for who looks: a page of *tag*, and of the guest's memory."""
+
+    tag: int  # PASID, or ASID of an SMMU
+    page: int
+    to: int
+    writable: bool
+
+
 @kstruct("domain", "fault_param")
 class DevIommu:
     """``struct dev_iommu``, and what the hardware knows of the device."""
@@ -219,6 +228,10 @@ class DevIommu:
 
     def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool) -> None:
         """The hardware side: the device asks for a page. An IOMMU that has no page requests drops it."""
+
+    def iotlb(self) -> list[IotlbLine]:
+        """What the device can use of what is cached; ascending. An IOMMU that caches nothing has nothing."""
+        return []
 
 
 class GroupDevice:

@@ -38,6 +38,7 @@ from uvfio.linux.iommu.private import (
     IommuGroup,
     IommuOps,
     IommuResvRegion,
+    IotlbLine,
 )
 from uvfio.linux.iommu.smmuv3_hw import SmmuEvent, SmmuHardware, Ste
 from uvfio.linux.kernel.process import PinnedPages
@@ -165,6 +166,14 @@ class ArmSmmuMaster(DevIommu):
         if smmu.cmdqv is not None:
             smmu.cmdqv.run()
         return smmu.translate(self.streams[0], iova, n, write, pasid or None)
+
+    def iotlb(self) -> list[IotlbLine]:
+        """By ASID: the guest's other devices share it."""
+        if not isinstance(self.domain, smmuv3_viommu.ArmSmmuNestedDomain):
+            return []
+        found = sorted(self.smmu.iotlb.items())
+        vmid = self.domain.vsmmu.vmid
+        return [IotlbLine(key[1], key[2], page, writable) for key, (page, writable) in found if key[0] == vmid]
 
 
 def dev_iommu_priv_get(dev: Any) -> ArmSmmuMaster:

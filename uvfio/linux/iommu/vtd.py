@@ -47,6 +47,7 @@ from uvfio.linux.iommu.private import (
     IommuGroup,
     IommuOps,
     IommuResvRegion,
+    IotlbLine,
 )
 from uvfio.linux.kernel.kernfs import Attribute
 from uvfio.linux.kernel.printk import printk
@@ -206,6 +207,7 @@ class DeviceDomainInfo(DevIommu):
         self.ats_supported = hardware.prs_supported and pci_ats_supported(dev)
         self.pri_enabled = self.ats_supported and pci_pri_supported(dev)
         self.iopf_refcount = 0
+        self.attached: IommuDomain | None = None  # group.mutex; the domain, for who may change it
 
     def translate(self, iova: int, n: int, write: bool, pasid: int = 0) -> list[tuple[PinnedPages, int, int]]:
         domain = self.pasids.get(pasid) if pasid else self.domain
@@ -221,6 +223,13 @@ class DeviceDomainInfo(DevIommu):
         reason, text = _fault_reason(domain, write)
         intel_iommu().fault(DmarFault(self.dev.name, fault & ~0xFFF, write, reason, text, pasid))
         raise DmaFault(fault)
+
+    def iotlb(self) -> list[IotlbLine]:
+        found: list[IotlbLine] = []
+        for pasid, domain in sorted({0: self.domain, **self.pasids}.items()):
+            if isinstance(domain, vtd_nested.IntelNestedDomain):
+                found += [line for line in domain.first_stage.lines() if line.tag == pasid]
+        return found
 
     def page_request(self, addr: int, write: bool, pasid: int, group: int, last: bool) -> None:
         """``prq_event_thread()``. A request without a PASID is no good."""
@@ -337,9 +346,10 @@ class IntelIommuOps(IommuOps):
         """
         if isinstance(domain, vtd_nested.IntelNestedDomain):
             vtd_nested.intel_pasid_setup_nested(domain)
-        self.iopf_for_domain_replace(dev, domain, dev.iommu.domain)
-        _flush_pasid(dev.iommu.domain, 0)
-        dev.iommu.domain = domain
+        info: DeviceDomainInfo = dev.iommu
+        self.iopf_for_domain_replace(dev, domain, info.attached)
+        _flush_pasid(info.attached, 0)
+        info.domain = info.attached = domain
 
     def set_dev_pasid(self, domain: IommuDomain, dev: Any, pasid: int, old: IommuDomain | None) -> None:
         """Errno EOPNOTSUPP no PASIDs; EINVAL a domain that is none for them."""

@@ -251,7 +251,7 @@ def vfio_df_group_open(df: VfioDeviceFile) -> None:
 
 def _check_noiommu(df: VfioDeviceFile) -> None:
     """Errno EPERM: not for everybody, and not beside mappings that would mean nothing to the device."""
-    if df.iommufd is None or not main.vfio_device_is_noiommu(df.device) or df.device.open_count:
+    if not main.vfio_device_is_noiommu(df.device) or df.iommufd is None or df.device.open_count:
         return
     if not capable(CAP_SYS_RAWIO) or vfio_compat.iommufd_vfio_compat_has_ioas(df.iommufd):
         raise Errno(EPERM)

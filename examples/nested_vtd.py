@@ -4,12 +4,16 @@ What a VMM does for a guest with an Intel IOMMU in scalable mode, without the gu
 
 Its device is behind two stages: the guest's tables, built here by hand in what the guest
 believes to be memory, and the VMM's. Prints what it finds; the DMA is an edu's.
+
+    uvfio run --iommu vtd,nesting=on -d edu -- python3 examples/nested_vtd.py
 """
 
 import ctypes
 import fcntl
+import json
 import mmap
 import os
+import socket
 import struct
 
 PAGE = 4096
@@ -82,13 +86,24 @@ def where(text: bytes) -> str:
     return ", ".join(name for name, at in (("first", FIRST), ("second", SECOND)) if guest[at * PAGE :][:8] == text)
 
 
+def iotlb() -> str:
+    """What the IOMMU has cached, which only uvfio can tell."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(os.environ["UVFIO_CONTROL"])
+        control.sendall(b"iotlb 0000:00:01.0\n")
+        lines = json.loads(control.makefile().readline())["result"]
+    return ", ".join(f"{line['page']:#x} is {line['to']:#x}" for line in lines) or "nothing"
+
+
 write_to_guest(b"one     ")
 print(f"the device writes to the page: {where(b'one     ')}")
 print(f"its entry is marked as written: {bool(struct.unpack_from('<Q', guest, PT * PAGE + 8 * (VA >> 12))[0] & DIRTY)}")
+print(f"cached: {iotlb()}")
 entry(PT, VA >> 12 & 0x1FF, SECOND)
 write_to_guest(b"two     ")
 print(f"after the guest has changed its table: {where(b'two     ')}")
 scratch[:24] = struct.pack("<2Q2I", VA, 1, 0, 0)
 print(f"invalidated: {ioctl(iommufd, 0x3B8D, 'IIQ4I', nested, scratch_address, 0, 24, 1, 0)[5]} entry")
+print(f"cached: {iotlb()}")
 write_to_guest(b"three   ")
 print(f"after that: {where(b'three   ')}")
