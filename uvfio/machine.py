@@ -23,7 +23,8 @@ from uvfio.linux.base.pci_dev import PciDev
 from uvfio.linux.base.pcie_port import pcie_portdrv_init
 from uvfio.linux.iommu.amd import AmdOptions, amd_iommu_init
 from uvfio.linux.iommu.smmuv3 import SmmuOptions, arm_smmu_init
-from uvfio.linux.iommu.vtd import VtdOptions, iommu_init
+from uvfio.linux.iommu.vtd import iommu_init
+from uvfio.linux.iommu.vtd_hw import VtdOptions
 from uvfio.linux.iommufd.main import iommufd_init
 from uvfio.linux.kernel.kernfs import kernfs_find, kernfs_write
 from uvfio.linux.kvm.main import kvm_init
