@@ -4,8 +4,8 @@ Disjoint intervals, looked up by address. Mirrors ``include/linux/interval_tree.
 
 Differences from Linux: the nodes of one tree never overlap, and they are kept in sorted
 blocks of at most BLOCK_MAX, which beats a tree in Python: what moves when one is added is
-small, and bisection is done in C. First addresses are in arrays: with 10^6 of them as
-objects, each step of a bisection would wait for memory. A node is any object with
+small, and bisection is done in C. Addresses are in arrays: with 10^6 nodes, each one that
+is looked at on the way would have to be waited for. A node is any object with
 ``start`` and ``last`` (inclusive, 64 bits), which must not change while it is in the
 tree. :meth:`IntervalTree.hole` takes the place of ``interval_tree_span_iter``.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
-BLOCK_MAX = 1024
+BLOCK_MAX = 512
 UNKNOWN = 1 << 65  # a hole of more than all addresses: it must be looked for
 
 
@@ -37,10 +37,11 @@ class IntervalTree(Generic[N]):
 
     def __init__(self) -> None:
         self.count = 0
-        # Block i has the nodes that start from floors[i] up to the next floor, and their
-        # starts; only one that is alone can be empty.
+        # Block i has the nodes that start from floors[i] up to the next floor, their starts
+        # and their lasts; only one that is alone can be empty.
         self.floors: list[int] = [-1]
         self.starts: list[array[int]] = [array("Q")]
+        self.lasts: list[array[int]] = [array("Q")]
         self.nodes: list[list[N]] = [[]]
         # No hole in front of a node of block i is larger than largest[i].
         self.largest: list[int] = [UNKNOWN]
@@ -63,6 +64,7 @@ class IntervalTree(Generic[N]):
             # The hole in front of it may be new to this block.
             self.largest[index] = UNKNOWN
         starts.insert(at, start)
+        self.lasts[index].insert(at, node.last)
         self.nodes[index].insert(at, node)
         self.count += 1
         if len(starts) > BLOCK_MAX:
@@ -73,7 +75,7 @@ class IntervalTree(Generic[N]):
         index = bisect_right(self.floors, start) - 1
         starts = self.starts[index]
         at = bisect_left(starts, start)
-        del starts[at], self.nodes[index][at]
+        del starts[at], self.lasts[index][at], self.nodes[index][at]
         self.count -= 1
         # What was in front of it is now in front of the next one.
         self.largest[index if at < len(starts) else min(index + 1, len(self.starts) - 1)] = UNKNOWN
@@ -87,13 +89,10 @@ class IntervalTree(Generic[N]):
         starts = self.starts[index]
         at = bisect_right(starts, start)
         if at:
-            node = self.nodes[index][at - 1]
-            if node.last >= start:
-                return node
-        elif index:
-            node = self.nodes[index - 1][-1]
-            if node.last >= start:
-                return node
+            if self.lasts[index][at - 1] >= start:
+                return self.nodes[index][at - 1]
+        elif index and self.lasts[index - 1][-1] >= start:
+            return self.nodes[index - 1][-1]
         if at == len(starts):
             index, at = index + 1, 0
             if index == len(floors):
@@ -121,12 +120,14 @@ class IntervalTree(Generic[N]):
         """
         first = start
         index = bisect_right(self.floors, start) - 1
-        before = self._before(index, start)
-        if before is not None and before.last >= start:
-            first = before.last + 1
+        at = bisect_right(self.starts[index], start)
+        if at:
+            first = max(first, self.lasts[index][at - 1] + 1)
+        elif index:
+            first = max(first, self.lasts[index - 1][-1] + 1)
         while index < len(self.starts):
             if self.largest[index] < length:
-                first = max(first, self.nodes[index][-1].last + 1)
+                first = max(first, self.lasts[index][-1] + 1)
             else:
                 found = self._hole_in(index, first, length)
                 if isinstance(found, tuple):
@@ -137,39 +138,33 @@ class IntervalTree(Generic[N]):
 
     def _hole_in(self, index: int, first: int, length: int) -> tuple[int, int] | int:
         """A hole in front of a node of the block, or where to go on. Learns how large its holes are."""
-        starts, nodes = self.starts[index], self.nodes[index]
+        starts, lasts = self.starts[index], self.lasts[index]
         at = bisect_left(starts, first)
         whole, largest = at == 0 and bool(starts), 0
         if whole:  # the hole in front of all may begin before *first*
-            largest = starts[0] - (self.nodes[index - 1][-1].last + 1 if index else 0)
+            largest = starts[0] - (self.lasts[index - 1][-1] + 1 if index else 0)
         while at < len(starts):
             size = starts[at] - first
             if size >= length:
                 return first, starts[at] - 1
             largest = max(largest, size)
-            first = nodes[at].last + 1
+            first = lasts[at] + 1
             at += 1
         if whole:
             self.largest[index] = largest
         return first
 
-    def _before(self, index: int, start: int) -> N | None:
-        """The last node that begins at or before *start*, which belongs to the block *index*."""
-        at = bisect_right(self.starts[index], start)
-        if at:
-            return self.nodes[index][at - 1]
-        return self.nodes[index - 1][-1] if index else None
-
     def _split(self, index: int) -> None:
-        starts, nodes = self.starts[index], self.nodes[index]
+        starts, lasts, nodes = self.starts[index], self.lasts[index], self.nodes[index]
         half = len(starts) // 2
         self.starts[index : index + 1] = [starts[:half], starts[half:]]
+        self.lasts[index : index + 1] = [lasts[:half], lasts[half:]]
         self.nodes[index : index + 1] = [nodes[:half], nodes[half:]]
         self.floors.insert(index + 1, starts[half])
         self.largest.insert(index + 1, self.largest[index])
 
     def _drop(self, index: int) -> None:
-        del self.starts[index], self.nodes[index], self.floors[index], self.largest[index]
+        del self.starts[index], self.lasts[index], self.nodes[index], self.floors[index], self.largest[index]
         self.floors[0] = -1
         # The holes before and behind what was here are one.
         self.largest[min(index, len(self.starts) - 1)] = UNKNOWN
