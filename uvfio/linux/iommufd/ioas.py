@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from errno import EBUSY, EINVAL, EMSGSIZE, ENOENT, EOPNOTSUPP, EOVERFLOW, EPERM
 
 from uvfio.linux.iommu.private import IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, IommuDomain
-from uvfio.linux.iommufd import io_pagetable, objects, pages, selftest_access
+from uvfio.linux.iommufd import io_pagetable, objects, pages, pinning, selftest_access
 from uvfio.linux.iommufd import iova as iova_ranges
 from uvfio.linux.iommufd.private import (
     IOMMUFD_OBJ_IOAS,
@@ -256,7 +256,7 @@ def iommufd_ioas_change_process(ucmd: IommufdUcmd) -> None:
                 if area.pages.file is None:
                     raise Errno(EINVAL)
                 every[area.pages] = None
-        pages.iopt_pages_charge_process(list(every), current().process)
+        pinning.iopt_pages_charge_process(list(every), current().process)
 
 
 def _lock_all(ictx: IommufdCtx, locks: ExitStack) -> list[IoPagetable]:
