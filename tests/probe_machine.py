@@ -22,6 +22,7 @@ from uvfio.machine import Machine, Plugged
 from uvfio.runtime.errors import Errno
 
 CONFORMANCE = Path(__file__).resolve().parents[2] / "shared" / "conformance"
+FRAMES_OF_US = 1 << 50  # where the pages of this process are taken to be, by their address
 FIRST_VALID = 1 << 24  # below it nothing is mapped
 MAP_SHARED = 1
 
@@ -46,6 +47,12 @@ class HostPages:
 
     def write_from(self, offset: int, data: bytes | memoryview) -> None:
         ctypes.memmove(self.addr + offset, bytes(data), len(data))
+
+    def phys(self, offset: int) -> int:
+        return FRAMES_OF_US + self.addr + offset
+
+    def contiguous(self, offset: int) -> int:
+        return 4096 - (self.addr + offset) % 4096
 
     def unpin(self) -> None:
         """Nothing was pinned."""
@@ -91,6 +98,9 @@ class HostMm:
         if not any(start <= addr and addr + length <= start + size for start, (_, size) in self.maps.items()):
             raise Errno(EFAULT)
         return HostPages(addr, length)
+
+    def phys(self, addr: int) -> int:
+        return FRAMES_OF_US + addr
 
     def follow_pfn(self, addr: int, length: int, writable: bool) -> HostPages:
         raise Errno(EFAULT)

@@ -62,6 +62,8 @@ class Scenario:
         for process in scene.processes:
             if process.mm.locked_vm:
                 raise Splat("leak", f"{process.comm} is still charged for {process.mm.locked_vm} locked pages")
+            if process.mm.pinned_vm:
+                raise Splat("leak", f"{process.comm} still has {process.mm.pinned_vm} pages pinned")
         if outcome not in self.outcomes:
             allowed = ", ".join(sorted(map(str, self.outcomes)))
             raise Splat("outcome", f"the outcome must be one of {allowed}, not {outcome}")
