@@ -66,7 +66,7 @@ class IommuPageResponse:
         self.code = code
 
 
-@kstruct("pending")
+@kstruct("attach_handle", "pending")
 class IopfGroup:
     """``struct iopf_group``: the faults that are answered together, the last one last."""
 

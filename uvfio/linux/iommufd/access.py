@@ -150,6 +150,8 @@ def _change_ioas(access: IommufdAccess, new: IommufdIoas | None) -> None:
         raise Errno(EBUSY)
     if new is cur:
         return
+    # That of the new IOAS takes its place.
+    iopt_access_list_id = access.iopt_access_list_id
     # From here on nothing can be pinned.
     access.ioas = None
     if new is not None:
@@ -165,7 +167,7 @@ def _change_ioas(access: IommufdAccess, new: IommufdIoas | None) -> None:
             access.ioas_lock.unlock()
             access.unmap(0, ULONG_MAX)
             access.ioas_lock.lock()
-        io_pagetable.iopt_remove_access(cur.iopt, access)
+        io_pagetable.iopt_remove_access(cur.iopt, access, iopt_access_list_id)
         cur.users.dec()
     access.ioas = new
     access.ioas_unpin = new
@@ -176,16 +178,18 @@ def _change_ioas(access: IommufdAccess, new: IommufdIoas | None) -> None:
 
 def iommufd_access_notify_unmap(iopt: IoPagetable, iova: int, length: int) -> None:
     """Ask every access to unpin what it has in the range; no lock is held."""
-    asked: list[IommufdAccess] = []
-    while True:
-        with iopt.access_lock:
-            access = next((a for a in iopt.access_list if a not in asked and objects.iommufd_lock_obj(a)), None)
-        if access is None:
-            return
-        asked.append(access)
+    accesses = iopt.access_list
+    accesses.xa_lock.lock()
+    for _index, access in accesses.items():
+        # Nobody unmaps what iommufd itself has pinned.
+        if access.internal or not objects.iommufd_lock_obj(access):
+            continue
+        accesses.xa_lock.unlock()
         if access.unmap is not None:
             access.unmap(iova, length)
         objects.iommufd_put_object(access.ictx, access)
+        accesses.xa_lock.lock()
+    accesses.xa_lock.unlock()
 
 
 def iommufd_access_pin_pages(access: IommufdAccess, iova: int, length: int, prot: int) -> list[PageView]:

@@ -38,7 +38,7 @@ from uvfio.linux.iommufd.private import (
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.process import CAP_SYS_RAWIO, capable
 from uvfio.runtime.errors import Errno
-from uvfio.runtime.struct import kzalloc
+from uvfio.runtime.struct import kfree, kzalloc
 from uvfio.runtime.task import per_machine
 
 
@@ -385,11 +385,15 @@ def _iommufd_hwpt_attach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, p
     if idev.noiommu:
         _iommufd_noiommu_compat(hwpt.domain)
         return
-    handle = IommufdAttachHandle(idev)
-    if pasid == IOMMU_NO_PASID:
-        iommu.iommu_attach_group_handle(hwpt.domain, idev.igroup.group, handle)
-    else:
-        iommu_pasid.iommu_attach_device_pasid(hwpt.domain, idev.dev, pasid, handle)
+    handle = kzalloc(IommufdAttachHandle, idev)
+    try:
+        if pasid == IOMMU_NO_PASID:
+            iommu.iommu_attach_group_handle(hwpt.domain, idev.igroup.group, handle)
+        else:
+            iommu_pasid.iommu_attach_device_pasid(hwpt.domain, idev.dev, pasid, handle)
+    except Errno:
+        kfree(handle)
+        raise
 
 
 def _iommufd_noiommu_compat(domain: IommuDomain) -> None:
@@ -408,6 +412,7 @@ def _iommufd_hwpt_detach_device(hwpt: IommufdHwPagetable, idev: IommufdDevice, p
     else:
         iommu_pasid.iommu_detach_device_pasid(hwpt.domain, idev.dev, pasid)
     eventq.iommufd_auto_response_faults(hwpt, handle)
+    kfree(handle)
 
 
 def _iommufd_hwpt_replace_device(
@@ -419,13 +424,18 @@ def _iommufd_hwpt_replace_device(
         _iommufd_noiommu_compat(hwpt.domain)
         return
     old_handle = iommufd_device_get_attach_handle(idev, pasid)
-    handle = IommufdAttachHandle(idev)
-    if pasid == IOMMU_NO_PASID:
-        iommu.iommu_replace_group_handle(idev.igroup.group, hwpt.domain, handle)
-    else:
-        iommu_pasid.iommu_replace_device_pasid(hwpt.domain, idev.dev, pasid, handle)
+    handle = kzalloc(IommufdAttachHandle, idev)
+    try:
+        if pasid == IOMMU_NO_PASID:
+            iommu.iommu_replace_group_handle(idev.igroup.group, hwpt.domain, handle)
+        else:
+            iommu_pasid.iommu_replace_device_pasid(hwpt.domain, idev.dev, pasid, handle)
+    except Errno:
+        kfree(handle)
+        raise
     # The faults of the old one: they came through it, and are in its queue.
     eventq.iommufd_auto_response_faults(old, old_handle)
+    kfree(old_handle)
 
 
 def iommufd_device_get_attach_handle(idev: IommufdDevice, pasid: int) -> IommufdAttachHandle:

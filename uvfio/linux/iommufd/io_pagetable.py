@@ -275,15 +275,16 @@ def iopt_add_access(iopt: IoPagetable, user: IommufdAccess) -> None:
     """Errno EADDRINUSE when an area is finer than the access needs."""
     with iopt.domains_rwsem.write(), iopt.iova_rwsem.write():
         alignment = _iopt_calculate_iova_alignment(iopt, iopt.domains, user.iova_alignment)
-        with iopt.access_lock:
-            iopt.access_list.append(user)
+        with iopt.access_list.xa_lock:  # which Linux's xa_alloc() takes
+            user.iopt_access_list_id = iopt.access_list.alloc(user)
         iopt.iova_alignment = alignment
 
 
-def iopt_remove_access(iopt: IoPagetable, user: IommufdAccess) -> None:
+def iopt_remove_access(iopt: IoPagetable, user: IommufdAccess, iopt_access_list_id: int) -> None:
     with iopt.domains_rwsem.write(), iopt.iova_rwsem.write():
-        with iopt.access_lock:
-            iopt.access_list.remove(user)
+        with iopt.access_list.xa_lock:
+            was = iopt.access_list.erase(iopt_access_list_id)
+        WARN_ON(was is not user, "an access is taken from a list that it is not on")
         iopt.iova_alignment = _iopt_calculate_iova_alignment(iopt, iopt.domains)
 
 
@@ -385,7 +386,7 @@ def _iopt_calculate_iova_alignment(iopt: IoPagetable, domains: list[IommuDomain]
     """
     if iopt.disable_large_pages:
         alignment = max(alignment, PAGE_SIZE)
-    for user in iopt.access_list:
+    for _index, user in iopt.access_list.items():
         alignment = max(alignment, user.iova_alignment)
     for domain in domains:
         alignment = max(alignment, domain.pgsize_bitmap & -domain.pgsize_bitmap)

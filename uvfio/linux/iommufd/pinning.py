@@ -186,6 +186,8 @@ def unpin(pages: IoptPages, first: int, last: int) -> None:
             if not run.memory.runs:
                 run.memory.memory.unpin()
     if gone:
+        if gone > pages.npinned:
+            WARN_ON(True, f"{gone} pages are unpinned, and {pages.npinned} are pinned")
         pages.runs = [run for run in pages.runs if run.users]
         if not pages.runs:
             pinned_registry().pages.discard(pages)

@@ -164,8 +164,7 @@ class IoPagetable:
         self.full_below = PAGE_SIZE  # iova_rwsem
         self.holes: list[int] = []  # iova_rwsem
         self.reserved: list[IoptReserved] = []  # iova_rwsem; may overlap
-        self.access_lock = Spinlock("io_pagetable.access_list.xa_lock")
-        self.access_list: list[IommufdAccess] = []  # access_lock
+        self.access_list = Xarray("io_pagetable.access_list")  # of IommufdAccess
         self.disable_large_pages = False  # domains_rwsem and iova_rwsem
         self.iova_alignment = 1  # iova_rwsem
 
@@ -244,6 +243,7 @@ class IommufdAttach:
         self.device_array: list[IommufdDevice] = []  # those attached to it
 
 
+@kstruct("domain", "idev")
 class IommufdAttachHandle(IommuAttachHandle):
     """``struct iommufd_attach_handle``."""
 
@@ -293,6 +293,7 @@ class IommufdAccess(IommufdObject):
         self.ioas_lock = Mutex("iommufd_access.ioas_lock")
         self.ioas: IommufdIoas | None = None  # ioas_lock
         self.ioas_unpin: IommufdIoas | None = None  # ioas_lock; what is pinned is there
+        self.iopt_access_list_id = 0  # ioas_lock; in the access_list of the IOAS attached last
         self.iova_alignment = 1
 
 

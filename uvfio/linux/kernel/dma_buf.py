@@ -13,7 +13,7 @@ from collections.abc import Callable
 from errno import EINVAL
 from os import SEEK_END, SEEK_SET
 
-from uvfio.linux.kernel.fs import File, FileOperations, Vma
+from uvfio.linux.kernel.fs import File, FileOperations, Vma, anon_inode_getfile
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.runtime.errors import Errno
@@ -69,5 +69,5 @@ class DmaBufFileOperations(FileOperations):
 
 def dma_buf_export(dmabuf: DmaBuf, flags: int) -> File:
     """The file that stands for *dmabuf*, with one reference."""
-    dmabuf.file = File(DmaBufFileOperations(), dmabuf, flags)
+    dmabuf.file = anon_inode_getfile(DmaBufFileOperations.name, DmaBufFileOperations(), dmabuf, flags)
     return dmabuf.file
