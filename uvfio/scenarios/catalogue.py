@@ -5,10 +5,22 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from uvfio.scenarios import ap, iommu, iommufd, kvm, mdev, s390, vfio
+from uvfio.scenarios import (
+    ap,
+    iommu,
+    iommufd,
+    iommufd_memory,
+    iommufd_objects,
+    iommufd_pages,
+    kvm,
+    mdev,
+    s390,
+    vfio,
+)
 from uvfio.scenarios.registry import Scenario
 
-ROOMS = (iommu, vfio, kvm, s390, iommufd, mdev, ap)
+IOMMUFD = (iommufd, iommufd_memory, iommufd_pages, iommufd_objects)
+ROOMS = (iommu, vfio, kvm, s390, *IOMMUFD, mdev, ap)
 
 SCENARIOS = MappingProxyType(
     {found.name: found for room in ROOMS for found in vars(room).values() if isinstance(found, Scenario)}

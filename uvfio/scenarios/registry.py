@@ -19,6 +19,7 @@ from uvfio.check.order import Order
 from uvfio.check.suite import Checkers
 from uvfio.explore.runner import Judge
 from uvfio.linux.base import pci_probe
+from uvfio.linux.iommufd.pages import user_struct
 from uvfio.linux.kernel.user import UserProcess
 from uvfio.machine import Machine, Plugged, plug, unplug
 from uvfio.runtime.controlled import ControlledRuntime
@@ -142,6 +143,8 @@ class Scene:
             process.exit()
         for bdf in sorted(pci_probe.pci_host().found.keys() - self.built_in):
             unplug(bdf)
+        if user_struct().locked_vm:
+            raise Splat("leak", f"users are still charged for {user_struct().locked_vm} locked pages")
 
 
 def _settle(body: Callable[[], Any], done: str) -> str:
