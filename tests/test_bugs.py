@@ -11,11 +11,13 @@ BUGS = catalogue()
 FEW = 200  # executions: "in seconds" without looking at a clock
 UNHURRIED = 1e6  # seconds: a slow machine must not change a verdict
 
-# What the five mailing-list threads are about; a variant without a defect of its own is not here.
+# What the five mailing-list threads are about, and what was found in iommufd since; a variant
+# without a defect of its own is not here.
 THREADS = {
     "groups": {"G0", "G1", "G2", "G3", "G4", "G6", "G7", "G8"},
     "kvm": {"K1", "K2", "K3", "K4", "K5", "K6", "K7b", "K7c", "D1", "D2", "D3", "D4", "D5", "D6", "D7"},
-    "iommufd": {"V3u", "V3d", "V5a", "V5b", "V5c", "V6", "V10", "V11", "V12"},
+    "iommufd": {"V3u", "V3d", "V5a", "V5b", "V5c", "V6", "V10", "V11", "V12", *(f"V{n}" for n in range(13, 26))},
+    "syzkaller on iommufd": {f"I0{n}" for n in range(1, 10)},
     "mdev": {"M-a", "M-b", "M-c", "M-d", "M-e", "M-f", "M1", "M2", "M4", "M5"},
     "s390": {"S0", "S1", "S2", "S3", "S4", "S6", "S7", "S8", "S9", "S10", "S11"},
 }

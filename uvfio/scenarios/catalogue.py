@@ -9,9 +9,11 @@ from uvfio.scenarios import (
     ap,
     iommu,
     iommufd,
+    iommufd_faults,
     iommufd_memory,
     iommufd_objects,
     iommufd_pages,
+    iommufd_queues,
     kvm,
     mdev,
     s390,
@@ -19,7 +21,7 @@ from uvfio.scenarios import (
 )
 from uvfio.scenarios.registry import Scenario
 
-IOMMUFD = (iommufd, iommufd_memory, iommufd_pages, iommufd_objects)
+IOMMUFD = (iommufd, iommufd_memory, iommufd_pages, iommufd_objects, iommufd_faults, iommufd_queues)
 ROOMS = (iommu, vfio, kvm, s390, *IOMMUFD, mdev, ap)
 
 SCENARIOS = MappingProxyType(

@@ -19,7 +19,7 @@ from uvfio.check.order import Order
 from uvfio.check.suite import Checkers
 from uvfio.explore.runner import Judge
 from uvfio.linux.base import pci_probe
-from uvfio.linux.iommufd.pages import user_struct
+from uvfio.linux.iommufd.pinning import user_struct
 from uvfio.linux.kernel.user import UserProcess
 from uvfio.machine import Machine, Plugged, plug, unplug
 from uvfio.runtime.controlled import ControlledRuntime
