@@ -50,6 +50,8 @@ class _PageRequests:
         self.do_attach = ops.attach_dev
         setattr(ops, "attach_dev", self.attach_dev)
         setattr(ops, "page_response", self.page_response)
+        # The machine's own driver has nothing to do: the device has page requests of this class only.
+        setattr(ops, "iopf_for_domain_replace", lambda _dev, _new, _old: None)
         io_pgfault.iopf_queue_add_device(self.iopf_queue, dev)
 
     def report(self) -> None:

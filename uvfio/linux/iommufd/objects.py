@@ -191,10 +191,10 @@ def iommufd_object_destroy(obj: IommufdObject, abort: bool = False) -> None:
         ioas.iommufd_ioas_destroy(obj)
     elif isinstance(obj, IommufdAccess):
         access.iommufd_access_destroy_object(obj)
-    elif isinstance(obj, IommufdViommu):
-        viommu.iommufd_viommu_destroy(obj)
     elif isinstance(obj, SelftestObj):
         selftest.iommufd_selftest_destroy(obj)
+    elif isinstance(obj, IommufdViommu):
+        viommu.iommufd_viommu_destroy(obj)
     elif isinstance(obj, IommufdVdevice) and abort:
         viommu.iommufd_vdevice_abort(obj)
     elif isinstance(obj, IommufdVdevice):
