@@ -8,10 +8,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
-.PHONY: run test lint bench soak clean
+.PHONY: run demo-qemu test lint bench soak clean
 
 run: $(READY)
 	$(BIN)/uvfio run -d edu -- $(BIN)/python examples/edu_client.py
+
+# QEMU's guest mounts a file system on our NVMe disk. KERNEL=bzImage: another one than /boot's.
+demo-qemu: $(READY)
+	@mkdir -p build
+	$(BIN)/uvfio run -d nvme,file=build/disk.img,size=64M -d edu -- \
+	    $(BIN)/python examples/demo_qemu.py --disk build/disk.img $(if $(KERNEL),--kernel $(KERNEL))
 
 test: $(READY)
 	$(BIN)/pytest -q

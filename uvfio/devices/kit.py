@@ -141,7 +141,8 @@ class PciDevice:
             return int.from_bytes(memory[off : off + size], "little")
         register = self.registers.get((bar, off))
         if register is None or size not in register.sizes:
-            return self.nothing(size)
+            half = self.half(bar, off, size)
+            return self.nothing(size) if half is None else half[0].half_read(self, half[1])
         return register.bus_read(self) & ((1 << 8 * size) - 1)
 
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
@@ -156,6 +157,8 @@ class PciDevice:
         register = self.registers.get((bar, off))
         if register is not None and size in register.sizes:
             register.bus_write(self, value)
+        elif half := self.half(bar, off, size):
+            half[0].half_write(self, half[1], value)
 
     def config_written(self, off: int, size: int) -> None:
         """Configuration space was written from outside."""
@@ -184,6 +187,11 @@ class PciDevice:
     def bit(self, register: Register, name: str) -> bool:
         """The named bit of *register*."""
         return bool(self.values[register.name] >> register.bits[name] & 1)
+
+    def half(self, bar: int, off: int, size: int) -> tuple[Register, bool] | None:
+        """The wide register that this is a half of, and whether it is the high one."""
+        register = self.registers.get((bar, off & ~7)) if size == 4 and not off & 3 else None
+        return (register, bool(off & 4)) if register is not None and register.halves else None
 
     def nothing(self, size: int) -> int:
         """What a read answers that no register takes."""

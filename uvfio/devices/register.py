@@ -26,7 +26,8 @@ class Register:
     *size* bytes at *offset* of BAR *bar*. *access*: ``ro``, ``rw``, ``wo``, or ``w1c``
     (a written one clears). *mask*: the bits of ``rw`` that can be written. *bits*
     names single bits. *sizes*: the widths of access that reach it, its own by default;
-    a narrower write sets the whole register.
+    a narrower write sets the whole register. *halves*: one of 8 bytes can also be read
+    and written as two of 4.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Register:
         mask: int = -1,
         bits: Mapping[str, int] | None = None,
         sizes: Sequence[int] | None = None,
+        halves: bool = False,
         doc: str = "",
     ) -> None:
         if access not in ACCESSES:
@@ -52,6 +54,7 @@ class Register:
         self.mask = mask & ((1 << 8 * size) - 1)
         self.bits = dict(bits or {})
         self.sizes = tuple(sizes or (size,))
+        self.halves = halves
         self.doc = doc
         self.name = ""
         self.reader: Callable[[Any], int] | None = None
@@ -99,3 +102,10 @@ class Register:
             self.__set__(device, device.values[self.name] & ~value)
         else:
             self.__set__(device, device.values[self.name] & ~self.mask | value & self.mask)
+
+    def half_read(self, device: PciDevice, high: bool) -> int:
+        return self.bus_read(device) >> (32 if high else 0) & 0xFFFF_FFFF
+
+    def half_write(self, device: PciDevice, high: bool, value: int) -> None:
+        old = device.values[self.name]
+        self.bus_write(device, value << 32 | old & 0xFFFF_FFFF if high else old >> 32 << 32 | value)

@@ -20,6 +20,7 @@ from uvfio.devices.kit import PciDevice
 from uvfio.devices.mdev import MdevModel
 from uvfio.devices.mdpy import Mdpy
 from uvfio.devices.mtty import Mtty
+from uvfio.devices.nvme import Nvme
 from uvfio.devices.pci_testdev import PciTestdev
 from uvfio.devices.vfio_ap import VfioAp
 
@@ -28,7 +29,7 @@ M = TypeVar("M", PciDevice, MdevModel)
 MODELS: Mapping[str, type[PciDevice]] = MappingProxyType(
     {
         model.name: model
-        for model in (Edu, PciTestdev, E1000e, PcieRootPort, PciePciBridge, X3130Upstream, Xio3130Downstream)
+        for model in (Edu, PciTestdev, E1000e, Nvme, PcieRootPort, PciePciBridge, X3130Upstream, Xio3130Downstream)
     }
 )
 # Not PCI functions: what they are divided into are the devices.
