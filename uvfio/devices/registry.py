@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from uvfio.devices.bridges import PciePciBridge, PcieRootPort, X3130Upstream, Xio3130Downstream
 from uvfio.devices.e1000e import E1000e
 from uvfio.devices.edu import Edu
+from uvfio.devices.ioat import Ioat
 from uvfio.devices.kit import PciDevice
 from uvfio.devices.mdev import MdevModel
 from uvfio.devices.mdpy import Mdpy
@@ -26,12 +27,9 @@ from uvfio.devices.vfio_ap import VfioAp
 
 M = TypeVar("M", PciDevice, MdevModel)
 
-MODELS: Mapping[str, type[PciDevice]] = MappingProxyType(
-    {
-        model.name: model
-        for model in (Edu, PciTestdev, E1000e, Nvme, PcieRootPort, PciePciBridge, X3130Upstream, Xio3130Downstream)
-    }
-)
+DEVICES = (Edu, PciTestdev, E1000e, Nvme, Ioat)
+BRIDGES = (PcieRootPort, PciePciBridge, X3130Upstream, Xio3130Downstream)
+MODELS: Mapping[str, type[PciDevice]] = MappingProxyType({model.name: model for model in (*DEVICES, *BRIDGES)})
 # Not PCI functions: what they are divided into are the devices.
 PARENTS: Mapping[str, type[MdevModel]] = MappingProxyType({model.name: model for model in (Mtty, Mdpy, VfioAp)})
 
