@@ -37,6 +37,13 @@ class Toy:
         )
         self.trapper.start(self)
 
+    def inline(self, fd: int, ready: Callable[[], None]) -> None:
+        self.wake = fd
+        self.direct(fd, lambda _events: ready())
+
+    def stop_inline(self) -> None:
+        self.stop_direct(self.wake)
+
     def direct(self, fd: int, ready: Callable[[int], None]) -> None:
         self._ready[fd] = ready
         self._poll.register(fd, select.POLLIN)

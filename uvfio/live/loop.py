@@ -22,7 +22,7 @@ Ready = Callable[[int], None]
 
 
 class Loop:
-    """Watches fds for a runtime. ``calls`` and ``direct`` run in the leader, ``watch`` in tasks."""
+    """Watches fds for a runtime. ``calls``, ``direct`` and ``inline`` run in the leader, ``watch`` in tasks."""
 
     def __init__(self, runtime: LiveRuntime) -> None:
         self.runtime = runtime
@@ -32,6 +32,9 @@ class Loop:
         self._handle: Callable[[Call], None] = lambda _call: None
         self._hung_up: Callable[[], None] = lambda: None
         self._received: deque[Call] = deque()
+        self._inline = -1
+        self._only_inline: list[tuple[int, int]] = []
+        self._serve_inline: Callable[[], None] = lambda: None
         self._direct: dict[int, Ready] = {}
         self._watched: dict[int, tuple[int, Ready]] = {}
         # All but the listener, behind one fd: polling many for each call would be slow.
@@ -55,6 +58,16 @@ class Loop:
         self._poll.unregister(self._others)
         self._poll.register(listener, select.POLLIN)
         self._poll.register(self._others, select.POLLIN)
+
+    def inline(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call *ready()*, which may sleep, when *fd* is readable. There is one such fd, polled by itself for speed."""
+        self._inline, self._serve_inline = fd, ready
+        self._only_inline = [(fd, select.POLLIN)]
+        self._poll.register(fd, select.POLLIN)
+
+    def stop_inline(self) -> None:
+        self._poll.unregister(self._inline)
+        self._inline, self._only_inline = -1, []
 
     def direct(self, fd: int, ready: Ready, events: int = select.EPOLLIN) -> None:
         """Call *ready(revents)*, which must not sleep, when *fd* is readable, or broken (*events* 0)."""
@@ -86,10 +99,16 @@ class Loop:
         if ready == self._only_calls:
             self._serve_calls()
             return True
+        if ready == self._only_inline:
+            self._serve_inline()
+            return True
+        inline = False
         for fd, events in ready:
             if fd == self._calls and not events & select.POLLIN:
                 self._poll.unregister(fd)
                 self._hung_up()
+            elif fd == self._inline:
+                inline = True
             elif fd == self._calls:
                 # Received now, for until then any signal interrupts it; handled when
                 # what happened before it is done.
@@ -101,6 +120,9 @@ class Loop:
                 self._direct[fd](events)
             elif fd in self._watched:
                 self._start(fd, events)
+        if inline:
+            # Last: when it sleeps, another leader sees to what is ready, and what we know of that is old.
+            self._serve_inline()
         return True
 
     def _serve_calls(self) -> None:

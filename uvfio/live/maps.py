@@ -9,16 +9,16 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
 from errno import ENOENT, ENOTTY, ESRCH
+from typing import NamedTuple
 
 PROCMAP_QUERY = 0xC0686611
 _QUERY = struct.Struct("<9Q4I2Q")
+_NOTHING = (0,) * 12  # the fields that the kernel fills in
 _READABLE, _WRITABLE, _SHARED = 1, 2, 8
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One VMA. *inode* is 0 for anonymous private memory."""
 
     start: int
@@ -34,7 +34,7 @@ class Mapping:
 
 def mapping_at(maps: int, pid: int, addr: int) -> Mapping | None:
     """The mapping that covers *addr*; *maps* is an fd of ``/proc/PID/maps``."""
-    query = bytearray(_QUERY.pack(_QUERY.size, 0, addr, *[0] * 12))
+    query = bytearray(_QUERY.pack(_QUERY.size, 0, addr, *_NOTHING))
     try:
         fcntl.ioctl(maps, PROCMAP_QUERY, query, True)
     except OSError as e:
@@ -43,7 +43,36 @@ def mapping_at(maps: int, pid: int, addr: int) -> Mapping | None:
         if e.errno == ENOTTY:
             return _from_text(pid, addr)
         raise
-    _size, _flags, _addr, start, end, flags, page, offset, inode, major, minor = _QUERY.unpack(query)[:11]
+    return _mapping(query)
+
+
+class MapQuery:
+    """
+    :func:`mapping_at` for one process, with buffers that are made once. The answer is
+    mostly the one before, which is then not taken apart again. Not for several threads.
+    """
+
+    def __init__(self, maps: int, pid: int) -> None:
+        self.maps = maps
+        self.pid = pid
+        self._query = bytearray(_QUERY.size)
+        self._answer = bytearray()
+        self._found: Mapping | None = None
+
+    def at(self, addr: int) -> Mapping | None:
+        _QUERY.pack_into(self._query, 0, _QUERY.size, 0, addr, *_NOTHING)
+        try:
+            fcntl.ioctl(self.maps, PROCMAP_QUERY, self._query, True)
+        except OSError:
+            return mapping_at(self.maps, self.pid, addr)  # which knows the reasons
+        answer = self._query[24:]
+        if answer != self._answer:
+            self._answer, self._found = answer, _mapping(self._query)
+        return self._found
+
+
+def _mapping(answer: bytearray) -> Mapping:
+    _size, _flags, _addr, start, end, flags, page, offset, inode, major, minor = _QUERY.unpack(answer)[:11]
     rights = bool(flags & _READABLE), bool(flags & _WRITABLE), bool(flags & _SHARED)
     return Mapping(start, end, *rights, offset, inode, os.makedev(major, minor), page)
 

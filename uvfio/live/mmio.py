@@ -34,9 +34,9 @@ from uvfio.live.tracing import Refused, TracingThread, status_of
 class Poller(Protocol):
     """The part of ``loop.Loop`` that we need."""
 
-    def direct(self, fd: int, ready: Callable[[int], None]) -> None: ...
+    def inline(self, fd: int, ready: Callable[[], None]) -> None: ...
 
-    def stop_direct(self, fd: int) -> None: ...
+    def stop_inline(self) -> None: ...
 
 
 class MmioTrapper:
@@ -44,7 +44,7 @@ class MmioTrapper:
     Traces processes from their first trapped mapping on; everything public is the main thread's.
 
     *dispatch* is called there with each Access and must see to it that it is answered
-    (it may start a task for that). *exited(pid, status)* hears, from a tracing thread,
+    (it may sleep for that). *exited(pid, status)* hears, from a tracing thread,
     of a child of ours that we have reaped, before anybody can find that it is gone;
     *owns(device, inode)*, asked there too, says if a mapped file is one of ours.
     """
@@ -68,7 +68,7 @@ class MmioTrapper:
 
     def start(self, poller: Poller) -> None:
         self._poller = poller
-        poller.direct(self._wake, lambda _events: self.serve())
+        poller.inline(self._wake, self.serve)
 
     def attach(self, pid: int) -> bool:
         """Trap the accesses of process *pid* from now on; False (and a line) if somebody else traces it."""
@@ -95,18 +95,21 @@ class MmioTrapper:
         return False
 
     def serve(self) -> None:
-        """Pass on the accesses that wait; called when ``start``'s poller sees one."""
+        """Pass on the access that waits; called when ``start``'s poller sees one."""
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             pass
-        while self._queue:
-            self._dispatch(self._queue.popleft())
+        if self._queue:
+            access = self._queue.popleft()
+            if self._queue:
+                os.eventfd_write(self._wake, 1)  # this one may sleep, and another leader serves the next
+            self._dispatch(access)
 
     def close(self) -> None:
         """All clients have ended, or no access will be answered any more."""
         self._closed = True
-        self._poller.stop_direct(self._wake)
+        self._poller.stop_inline()
         while self._queue:
             self._queue.popleft().answer(None)
         os.close(self._wake)

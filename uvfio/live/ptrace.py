@@ -37,6 +37,7 @@ WNOTHREAD = 0x20000000  # children and tracees of this thread only
 WALL = 0x40000000
 
 REGS = struct.Struct("<27Q")
+SIGINFO = struct.Struct("<iii4xQ")  # signo, errno, code, addr
 SIGINFO_SIZE = 128
 XSAVE_ROOM = 16384
 XSTATE_BV = 512
@@ -71,6 +72,8 @@ class Tracer:
         self._regs = ctypes.create_string_buffer(REGS.size)
         self._siginfo = ctypes.create_string_buffer(SIGINFO_SIZE)
         self._message = ctypes.c_ulong()
+        self._regs_at = ctypes.addressof(self._regs)
+        self._siginfo_at = ctypes.addressof(self._siginfo)
 
     def seize(self, tid: int) -> None:
         options = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC
@@ -84,22 +87,22 @@ class Tracer:
         ptrace(PTRACE_LISTEN, tid)
 
     def get_regs(self, tid: int) -> list[int]:
-        ptrace(PTRACE_GETREGS, tid, 0, ctypes.addressof(self._regs))
+        ptrace(PTRACE_GETREGS, tid, 0, self._regs_at)
         return list(REGS.unpack(self._regs))
 
     def set_regs(self, tid: int, regs: list[int]) -> None:
         REGS.pack_into(self._regs, 0, *regs)
-        ptrace(PTRACE_SETREGS, tid, 0, ctypes.addressof(self._regs))
+        ptrace(PTRACE_SETREGS, tid, 0, self._regs_at)
 
     def get_fault(self, tid: int) -> tuple[int, int]:
         """si_code and si_addr of the signal about to be delivered."""
-        ptrace(PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(self._siginfo))
-        _signo, _errno, code, addr = struct.unpack_from("<iii4xQ", self._siginfo)
+        ptrace(PTRACE_GETSIGINFO, tid, 0, self._siginfo_at)
+        _signo, _errno, code, addr = SIGINFO.unpack_from(self._siginfo)
         return code, addr
 
     def set_fault(self, tid: int, signal: int, code: int, addr: int) -> None:
-        struct.pack_into("<iii4xQ", self._siginfo, 0, signal, 0, code, addr)
-        ptrace(PTRACE_SETSIGINFO, tid, 0, ctypes.addressof(self._siginfo))
+        SIGINFO.pack_into(self._siginfo, 0, signal, 0, code, addr)
+        ptrace(PTRACE_SETSIGINFO, tid, 0, self._siginfo_at)
 
     def event_message(self, tid: int) -> int:
         ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(self._message))

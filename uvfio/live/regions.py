@@ -3,7 +3,7 @@
 Device regions that clients map.
 
 Registers: the file behind a device ends before them, so each access is trapped
-(``mmio.py``) and becomes a task here. Memory (``bar.ram``, and mdpy's framebuffer) lies
+(``mmio.py``) and carried out here. Memory (``bar.ram``, and mdpy's framebuffer) lies
 in the file, is mapped natively, and is what the model itself sees. Differences from Linux:
 of several files open on one device at a time only the first has its memory natively, the
 others reach it by trapping (mdpy's: not at all, SIGBUS); and for a device with such memory,
@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from uvfio.devices.mdpy import MEMORY_BAR_OFFSET, MdpyState
-from uvfio.linux.kernel.fs import File, Vma
+from uvfio.linux.kernel.fs import File, Vma, run_task_works
 from uvfio.linux.vfio.pci.private import VfioPciCoreDevice, vfio_pci_region_at
 from uvfio.linux.vfio.pci.rdwr import vfio_pci_mmap_access
 from uvfio.linux.vfio.private import VfioDeviceFile
@@ -31,12 +31,13 @@ from uvfio.live.filter import REGION_TAG
 from uvfio.live.loop import Loop
 from uvfio.live.mmio import Access, MmioTrapper
 from uvfio.runtime.errors import Errno
+from uvfio.runtime.task import current
 
 PAGE_SIZE = 4096
 
 
 class Regions:
-    """Of all devices; *exited* as in MmioTrapper."""
+    """Of all devices; *exited* as in MmioTrapper. *guarded(body)* runs *body* and reports what goes wrong."""
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class Regions:
         loop: Loop,
         complain: Callable[[str], None],
         exited: Callable[[int, int], None],
+        guarded: Callable[[Callable[[], Any]], Any],
     ) -> None:
         self.open_files = open_files
         self.loop = loop
         self.complain = complain
         self.exited = exited
+        self.guarded = guarded
         self._trapper: MmioTrapper | None = None
         self._memory_of: dict[Any, int] = {}  # owner of the first block: inode of the file that has the memory
 
@@ -85,7 +88,9 @@ class Regions:
             self._trapper.close()
 
     def _dispatch(self, access: Access) -> None:
-        self.loop.runtime.spawn(partial(self._access, access), "mmio")
+        self.guarded(partial(self._access, access))
+        if current().task_works:
+            self.guarded(run_task_works)
 
     def _access(self, access: Access) -> None:
         file = self.open_files.by_inode.get(access.inode)

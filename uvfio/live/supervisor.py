@@ -64,7 +64,7 @@ class Supervisor:
         of_host = [DEV_KVM] if self._host_vms else []
         self.view: View = machine.run(lambda: View(of_host), "view")
         self.reaped: int | None = None  # the wait status of our child, if a tracing thread had it
-        self.regions = Regions(self.open_files, self.loop, self.complain, self._reaped)
+        self.regions = Regions(self.open_files, self.loop, self.complain, self._reaped, self._guarded)
         self.open_files.furnish = self.regions.furnish
         self.open_files.device_memory = self.regions.device_memory
         self.open_files.watch_pipe = self._watch_pipe

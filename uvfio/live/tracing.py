@@ -216,6 +216,7 @@ class Tracee:
         except OSError:
             os.close(self._memory)
             raise
+        self._query = maps.MapQuery(self._maps, tid)
         self._writer = host.RemoteWriter(tid)
         self._trapped: maps.Mapping | None = None  # where the instruction faulted
 
@@ -233,7 +234,7 @@ class Tracee:
 
     def _mapping(self, addr: int) -> maps.Mapping | None:
         """The mapping of one of our files at *addr*."""
-        mapping = maps.mapping_at(self._maps, self.tid, addr)
+        mapping = self._query.at(addr)
         ours = (
             mapping is not None
             and mapping.shared
