@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -78,3 +79,10 @@ def test_the_example(tmp_path: Path) -> None:
     assert text.count("the same bytes") == 2
     assert text.count("interrupt: 1 (MSI)") == 2
     assert text.rstrip().endswith("the removal is done: True; 0000:00:01.0 is gone: True")
+
+
+def test_a_directory_of_the_host_lists_ours_too() -> None:
+    script = "cd /sys/module; ls -U; echo; ls -d vfio_pci/parameters; cat */parameters/enable_unsafe_noiommu_mode"
+    names, _, rest = printed(Path("/bin/sh"), "-c", script).partition("\n\n")
+    assert {"vfio", "vfio_pci", *os.listdir("/sys/module")} <= set(names.split())
+    assert rest == "vfio_pci/parameters\nN\n"

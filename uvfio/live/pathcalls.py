@@ -27,7 +27,7 @@ from uvfio.live.chdir import ERESTARTNOINTR, Redirect
 from uvfio.live.client import LiveThread
 from uvfio.live.paths import AT_FDCWD, Resolved, resolve
 from uvfio.live.procstatus import status_of
-from uvfio.live.view import Entry, View
+from uvfio.live.view import MERGED, Entry, View
 from uvfio.runtime.errors import Errno
 
 PATH_MAX = 4096
@@ -85,6 +85,8 @@ class PathCalls:
         where = self._resolve(thread, dirfd, addr, follow=not flags & os.O_NOFOLLOW)
         if where.file is not None:
             return self._open_again(thread, where.file, flags)
+        if where.path in MERGED and not flags & O_PATH and (merged := self.view.merge(where.path)):
+            return self._open_mirror(thread, merged, flags)
         if where.detour:
             _give_fd(thread, _host(os.open, where.path, flags & ~os.O_CREAT | os.O_CLOEXEC), flags)
             return 0

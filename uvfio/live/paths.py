@@ -125,14 +125,17 @@ def resolve(view: View, thread: LiveThread, dirfd: int, path: str, follow: bool)
     Errno ENOENT, ENOTDIR, ELOOP for what is in our part; the host's own errors are
     left for the host to give.
     """
-    return _Walk(view, thread, follow).run(_start(view, thread, dirfd, path), path)
+    start = _start(thread, dirfd, path)
+    seen = view.seen_path(start)
+    walk = _Walk(view, thread, follow)
+    walk.been_ours = seen != start  # the host would look for it in the mirror
+    return walk.run(seen, path)
 
 
-def _start(view: View, thread: LiveThread, dirfd: int, path: str) -> str:
+def _start(thread: LiveThread, dirfd: int, path: str) -> str:
     if path.startswith("/"):
         return "/"
     try:
-        where = os.readlink(f"/proc/{thread.tid}/cwd" if dirfd == AT_FDCWD else f"/proc/{thread.tid}/fd/{dirfd}")
+        return os.readlink(f"/proc/{thread.tid}/cwd" if dirfd == AT_FDCWD else f"/proc/{thread.tid}/fd/{dirfd}")
     except OSError:
         raise Errno(EBADF) from None
-    return view.seen_path(where)

@@ -7,8 +7,9 @@ directories, files and links under a temporary directory, which is what a client
 when it opens a directory: listing it and walking on from it are native. Device nodes
 and attributes are empty files there; opening one goes through us.
 
-A directory in MERGED is the host's own: only what the machine has below it is ours.
-Difference from a real system: listing such a directory shows the host's entries only.
+A directory in MERGED is the host's own: only what the machine has below it is ours. Who
+opens one to list it gets a mirror with the names of both; what is the host's is an empty
+directory, file or link there, and walking on to it leads to the host (``paths.py``).
 """
 
 from __future__ import annotations
@@ -78,6 +79,28 @@ class View:
             return path[len(self.root) :] or "/"
         return path
 
+    def merge(self, path: str) -> Entry | None:
+        """The directory *path*, one of MERGED, with the names of both; None if the host has all that we have."""
+        node = self._kernfs.root
+        for name in path.split("/")[2:]:
+            child = node.children.get(name)
+            if child is None:
+                return None
+            node = child
+        try:
+            with os.scandir(path) as found:
+                of_host = {entry.name: entry for entry in found}
+        except OSError:
+            of_host = {}
+        if not set(node.children) - set(of_host):
+            return None
+        mirror = self.host_path(path)
+        for gone in set(os.listdir(mirror)) - set(node.children) - set(of_host):
+            _remove(f"{mirror}/{gone}")
+        for name in set(of_host) - set(os.listdir(mirror)):
+            _add_placeholder(f"{mirror}/{name}", of_host[name])
+        return Entry("dir", path, node)
+
     def find(self, path: str) -> Entry | None:
         """
         What is at the normal, absolute *path*; links are not followed. None: ask the
@@ -123,6 +146,8 @@ class View:
 
     def _add_node(self, node: KernfsNode) -> None:
         path = self.host_path(node.path())
+        if os.path.lexists(path) and node.kind != "dir":
+            _remove(path)  # what stood for the host's of that name
         if node.kind == "dir":
             os.makedirs(path, exist_ok=True)
         elif node.kind == "link":
@@ -138,10 +163,8 @@ class View:
     def _kernfs_event(self, event: str, node: KernfsNode) -> None:
         if event == "add":
             self._add_node(node)
-        elif node.kind == "dir":
-            shutil.rmtree(self.host_path(node.path()), ignore_errors=True)
         else:
-            _unlink(self.host_path(node.path()))
+            _remove(self.host_path(node.path()))
 
     def _devtmpfs_event(self, event: str, dev: DevNode) -> None:
         if event == "add":
@@ -155,6 +178,22 @@ class View:
 
 def _is_owned(path: str) -> bool:
     return path.startswith("/sys/devices/pci") or any(path == own or path.startswith(own + "/") for own in OWNED)
+
+
+def _add_placeholder(path: str, entry: os.DirEntry[str]) -> None:
+    if entry.is_symlink():
+        os.symlink(os.readlink(entry.path), path)
+    elif entry.is_dir():
+        os.mkdir(path)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        _unlink(path)
 
 
 def _unlink(path: str) -> None:
