@@ -31,6 +31,8 @@ bench: $(PEERS)
 	$(BIN)/python bench/bench_ioctl.py
 	$(BIN)/python bench/bench_iommufd.py
 	$(BIN)/python bench/bench_dma.py
+	$(BIN)/python bench/bench_mmio.py
+	$(BIN)/python bench/bench_nvme.py
 	$(BIN)/python bench/bench_explore.py
 
 # Slower than a test should be: 1,000 clients killed at random instants.
