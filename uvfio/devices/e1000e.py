@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-An Intel 82574L network controller, as far as VFIO clients look at it without a wire.
+An Intel 82574L network controller, whose wire is a loop.
 
 After QEMU's ``e1000e``: the same configuration space (PM, MSI, PCI Express and MSI-X
 capabilities, AER and serial number), the same BARs, reset values, and interrupts by
 their cause registers (ICR, ICS, IMS, IMC, and IVAR for MSI-X). All differences:
 
-* no packets: the rings are never read, the PHY and the EEPROM do not answer;
-* every other register holds what was written;
+* packets go nowhere but back (``e1000e_rings.py``); the PHY and the EEPROM do not answer;
+* CTRL resets; every other register holds what was written;
 * accesses other than of 4 bytes read 0 and are dropped.
 """
 
 from __future__ import annotations
 
 from uvfio.devices.config import PciConfig
+from uvfio.devices.e1000e_rings import E1000eRings
 from uvfio.devices.kit import MsixTable, PciBar, PciDevice, Register
 from uvfio.uapi.pci_regs import (
     PCI_CAP_ID_EXP,
@@ -38,10 +39,11 @@ RESET_VALUES = {
 # Cause bit in ICR: where IVAR says which MSI-X vector it has.
 MSIX_CAUSES = {20: 0, 21: 4, 22: 8, 23: 12, 24: 16}
 IVAR_VALID = 0x8
+CTRL, CTRL_RST = 0x0, 1 << 26
 
 
 class E1000e(PciDevice):
-    """Intel 82574L: configuration space, resets and interrupts; no packets."""
+    """Intel 82574L: configuration space, resets, interrupts, and a loopback data path."""
 
     name = "e1000e"
     vendor, device = 0x8086, 0x10D3
@@ -66,6 +68,7 @@ class E1000e(PciDevice):
     def __init__(self) -> None:
         super().__init__()
         self.others = dict(RESET_VALUES)
+        self.rings = E1000eRings(self)
 
     def add_capabilities(self, config: PciConfig) -> None:
         config.add_capability(PCI_CAP_ID_PM, 0xC8, bytes.fromhex("220000000000"), bytes.fromhex("0000031f0000"))
@@ -84,6 +87,14 @@ class E1000e(PciDevice):
     def reset(self) -> None:
         super().reset()
         self.others = dict(RESET_VALUES)
+        self.rings.reset()
+
+    def reset_mac(self) -> None:
+        """CTRL.RST: all but configuration space and the MSI-X table."""
+        self.reset_registers()
+        self.others = dict(RESET_VALUES)
+        self.rings.reset()
+        self.update_line()
 
     def bar_read(self, bar: int, off: int, size: int) -> int:
         if bar == 0 and (0, off) not in self.registers:
@@ -92,8 +103,11 @@ class E1000e(PciDevice):
 
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
         if bar == 0 and (0, off) not in self.registers:
-            if size == 4:
+            if size == 4 and off == CTRL and value & CTRL_RST:
+                self.reset_mac()
+            elif size == 4:
                 self.others[off] = value
+                self.rings.written(off)
         else:
             super().bar_write(bar, off, size, value)
 
@@ -110,6 +124,10 @@ class E1000e(PciDevice):
 
     @ICS.on_write
     def set_causes(self, causes: int) -> None:
+        self.cause(causes)
+
+    def cause(self, causes: int) -> None:
+        """Note *causes*, and interrupt for those that are not masked."""
         self.ICR |= causes
         self.interrupt(causes & self.IMS)
 
