@@ -12,6 +12,7 @@ next call of whoever closed.
 from __future__ import annotations
 
 import select
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ class Loop:
 
     def __init__(self, runtime: LiveRuntime) -> None:
         self.runtime = runtime
+        self.baton = threading.Lock()  # who has it may run kernel code; see borrow.py
+        self.baton.acquire()
         self._calls = -1
         self._only_calls: list[tuple[int, int]] = []
         self._receive: Callable[[], Call | None] = lambda: None
@@ -95,7 +98,11 @@ class Loop:
         if self._received:
             self._handle(self._received.popleft())
             return True
-        ready = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        self.baton.release()
+        try:
+            ready = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        finally:
+            self.baton.acquire()
         if ready == self._only_calls:
             self._serve_calls()
             return True

@@ -8,8 +8,9 @@ the device in place of memory, and drops the signal: every access reaches the de
 in program order, with its size and value. What the device refuses (unplugged, memory
 decode off) is a real SIGBUS, as it is in Linux.
 
-The device model belongs to the main thread, so an access is handed to it through a
-queue and an eventfd, and the tracing thread waits for the answer.
+The device model belongs to the main thread. While that has nothing to do the tracing
+thread borrows it (``borrow.py``); else the access is handed over through a queue and an
+eventfd, and the tracing thread waits for the answer.
 
 Known differences from hardware: an instruction that ``decode.py`` does not understand
 gets a SIGBUS too, and a line on stderr (single-stepping it is left for later). The host
@@ -22,10 +23,13 @@ Where another tracer is at work already (strace, gdb) there is no trap, and a li
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
+from uvfio.live.borrow import Borrower
 from uvfio.live.ptrace import VectorLayout
 from uvfio.live.tracing import Access as Access
 from uvfio.live.tracing import Refused, TracingThread, status_of
@@ -47,6 +51,7 @@ class MmioTrapper:
     (it may sleep for that). *exited(pid, status)* hears, from a tracing thread,
     of a child of ours that we have reaped, before anybody can find that it is gone;
     *owns(device, inode)*, asked there too, says if a mapped file is one of ours.
+    *borrower(knock)* makes what lets a tracing thread call *dispatch* itself.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class MmioTrapper:
         complain: Callable[[str], None],
         exited: Callable[[int, int], None] = lambda _pid, _status: None,
         owns: Callable[[int, int], bool] = lambda _device, _inode: True,
+        borrower: Callable[[Callable[[], None]], Borrower] | None = None,
     ) -> None:
         self._dispatch = dispatch
         self._complain = complain
         self._exited = exited
         self._owns = owns
+        self._borrower = borrower
+        self._of_thread = threading.local()
         self.layout = VectorLayout()
         self._queue: deque[Access] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -127,9 +135,27 @@ class MmioTrapper:
         """From a tracing thread: have it done, and wait for that. May raise Refused."""
         if self._closed:
             raise Refused
+        if self._borrower is not None and self._done_here(self._borrower, access):
+            return access.wait()
         self._queue.append(access)
         os.eventfd_write(self._wake, 1)
         return access.wait()
+
+    def _done_here(self, make: Callable[[Callable[[], None]], Borrower], access: Access) -> bool:
+        borrower: Borrower | None = getattr(self._of_thread, "borrower", None)
+        if borrower is None:
+            borrower = self._of_thread.borrower = make(self._knock)
+        return borrower.run(partial(self._serve_here, access))
+
+    def _serve_here(self, access: Access) -> None:
+        if self._closed:
+            access.answer(None)
+        else:
+            self._dispatch(access)
+
+    def _knock(self) -> None:
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
 
 
 def _name(pid: int) -> str:

@@ -24,6 +24,7 @@ from uvfio.linux.kernel.fs import File, Vma, run_task_works
 from uvfio.linux.vfio.pci.private import VfioPciCoreDevice, vfio_pci_region_at
 from uvfio.linux.vfio.pci.rdwr import vfio_pci_mmap_access
 from uvfio.linux.vfio.private import VfioDeviceFile
+from uvfio.live.borrow import Borrower
 from uvfio.live.client import LiveThread
 from uvfio.live.fdcalls import untag
 from uvfio.live.files import OpenFiles
@@ -76,7 +77,9 @@ class Regions:
         if _pci_core(file) is None:
             return
         if self._trapper is None:
-            self._trapper = MmioTrapper(self._dispatch, self.complain, self.exited, self.open_files.owns)
+            self._trapper = MmioTrapper(
+                self._dispatch, self.complain, self.exited, self.open_files.owns, partial(Borrower, self.loop)
+            )
             self._trapper.start(self.loop)
         self._trapper.attach(thread.pid)
 
