@@ -281,6 +281,27 @@ def test_doorbells_take_four_bytes_only(host: Host) -> None:
     assert host.take(0) == []
 
 
+def test_a_reset_in_the_middle_of_a_transfer(host: Host) -> None:
+    """As when it waits for a page: what is rung after the reset is done by the run that was under way."""
+    host.create_queues()
+    write = host.slot.try_dma_write
+
+    def reset_once(iova: int, data: bytes) -> bool:
+        host.slot.try_dma_write = write
+        host.write(0x14, 0)
+        again.append(Host(host.nvme))
+        again[0].put(0, 0x06, cdw10=1)
+        again[0].ring(0)
+        return True
+
+    again: list[Host] = []
+    host.slot.try_dma_write = reset_once
+    host.put(1, 0x02, 1)
+    host.ring(1)
+    assert [done.status for done in again[0].take(0)] == [0]
+    assert not host.nvme.running
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

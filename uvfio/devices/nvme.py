@@ -103,6 +103,7 @@ class Nvme(PciDevice):
         self.wanted_serial = serial
         self.buffer = memoryview(bytearray(4096 << MDTS))
         self.logs = NvmeLogs()
+        self.running = False  # no reset changes that: a transfer may sleep, and goes on after it
         self.clear()
 
     def clear(self) -> None:
@@ -115,7 +116,6 @@ class Nvme(PciDevice):
         self.events: list[tuple[int, int, int]] = []
         self.silenced: set[int] = set()  # event types whose log page has not been read
         self.rung: list[SubmissionQueue] = []
-        self.running = False
         self.interrupt_mask = 0
 
     @property
