@@ -11,6 +11,8 @@ kernel that holds pages:
 * private memory is reached through the address space, so what the client unmaps
   (or replaces) while a device may still reach it is gone for the device, too; a page of
   it is told from others by its address, and a child never shares one with its parent;
+* an answer that is in the client's struct already is not written again, so that one in
+  read-only memory succeeds where Linux says EFAULT;
 * a copy from user space also succeeds for memory mapped PROT_NONE;
 * device memory (``follow_pfn``) must be one mapping from end to end.
 """
@@ -56,6 +58,8 @@ class LiveMm:
             raise
         self.writer = host.RemoteWriter(self.pid)
         self.pinned_vm = 0
+        self.alive = True
+        self.rewrites = False  # a system call for nothing
         self.frames = Frames()  # of private memory
         self.seen_frames: dict[Key, Frames] = {}  # of files that somebody has asked about
         client.open_files.shared.address_spaces.add(self)
@@ -67,6 +71,7 @@ class LiveMm:
     def close(self) -> None:
         """The process is gone. What is still pinned answers EFAULT from now on, unless others have it mapped."""
         self.client.open_files.shared.address_spaces.discard(self)
+        self.alive = False
         if self.mem >= 0:
             os.close(self.mem)
             os.close(self.maps)

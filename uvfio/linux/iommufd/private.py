@@ -38,6 +38,7 @@ from uvfio.linux.kernel.uaccess import copy_to_user
 from uvfio.linux.kernel.wait import WaitQueueHead
 from uvfio.linux.kernel.xarray import Xarray
 from uvfio.runtime.struct import kstruct
+from uvfio.runtime.task import running
 
 PAGE_SIZE = 4096
 PAGE_MASK = PAGE_SIZE - 1
@@ -94,7 +95,7 @@ class IommufdUcmd:
 
     def respond_u64(self, field: str, value: int) -> None:
         """The same when at most *field* has changed, which every caller must know."""
-        if value != getattr(self.cmd, field):
+        if value != getattr(self.cmd, field) or running().process.mm.rewrites:
             copy_to_user(self.ubuffer + self.cmd.offsets[field], value.to_bytes(8, "little"))
 
 

@@ -56,6 +56,8 @@ class Mm(Protocol):
 
     locked_vm: int  # pages accounted as locked
     pinned_vm: int  # pages that iommufd has pinned
+    alive: bool  # its process has not exited
+    rewrites: bool  # also what is there already is written, so that read-only memory is noticed
 
     def read(self, addr: int, n: int) -> bytes:
         """Errno EFAULT unless all *n* bytes can be read."""

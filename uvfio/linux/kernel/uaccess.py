@@ -28,9 +28,12 @@ def copy_to_user(addr: int, data: bytes) -> None:
 
 
 def clear_user(addr: int, n: int) -> None:
-    # Piece by piece: the user may claim 4 GiB, and the first byte that is not there ends it.
-    for off in range(0, n, PIECE):
-        copy_to_user(addr + off, bytes(min(PIECE, n - off)))
+    """Zero *n* bytes. Those before one that cannot be written are zero then."""
+    end = addr + n
+    while addr < end:  # page by page: the user may claim 4 GiB
+        stop = min(end, (addr | (PIECE - 1)) + 1)
+        copy_to_user(addr, bytes(stop - addr))
+        addr = stop
 
 
 def get_user_u32(addr: int) -> int:

@@ -218,6 +218,7 @@ class UserProcess:
         for fd in sorted(self.files.table):
             if self.files.table.get(fd) is not None:
                 self.close(fd)
+        self.mm.alive = False
 
     def _install(self, file: File, flags: int) -> int:
         fd = self.files.reserve(flags)

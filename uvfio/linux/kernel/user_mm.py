@@ -102,6 +102,8 @@ class UserMm:
     def __init__(self) -> None:
         self.locked_vm = 0
         self.pinned_vm = 0
+        self.alive = True
+        self.rewrites = True
         self.limit: int | None = None
         self.starts: list[int] = []
         self.regions: list[_Region] = []
@@ -111,14 +113,20 @@ class UserMm:
         """Map *length* bytes of zeros; their address, a page boundary."""
         return self.map_memory(Memory(length, page_size), writable)
 
-    def map_memory(self, memory: Memory, writable: bool = True, offset: int = 0) -> int:
-        """Map *memory* from *offset* to its end, shared with whoever else has it."""
-        start = -(-self.next // memory.page_size) * memory.page_size
+    def map_memory(self, memory: Memory, writable: bool = True, offset: int = 0, at: int | None = None) -> int:
+        """Map *memory* from *offset* to its end, shared with whoever else has it; at *at*, where nothing may be."""
         size = len(memory.data) - offset
-        self.next = start + size + PAGE_SIZE  # a hole behind each: overruns must not go unseen
-        self.starts.append(start)
-        self.regions.append(_Region(start, size, writable, memory, offset))
+        start = -(-self.next // memory.page_size) * memory.page_size if at is None else at
+        if at is None:
+            self.next = start + size + PAGE_SIZE  # a hole behind each: overruns must not go unseen
+        index = bisect_right(self.starts, start)
+        self.starts.insert(index, start)
+        self.regions.insert(index, _Region(start, size, writable, memory, offset))
         return start
+
+    def mprotect(self, start: int, writable: bool) -> None:
+        """Whether what :meth:`mmap` answered *start* for can be written from now on."""
+        self.regions[self.starts.index(start)].writable = writable
 
     def munmap(self, start: int) -> None:
         """Unmap what :meth:`mmap` answered *start* for."""
