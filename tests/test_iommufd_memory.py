@@ -426,7 +426,7 @@ def test_clean_memory_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             task = current()
             was, task.process = task.process, i.process
             found = domain.read_and_clear_dirty(0, 1 << 39)
-            iova_bitmap.IovaBitmap(0, PG, buf).set(found)
+            iova_bitmap.IovaBitmap(0, 1 << 39, PG, buf).set(found)
             task.process = was
             assert found == [(iova, PG) for iova in soiled]
             assert written == [1, 1]

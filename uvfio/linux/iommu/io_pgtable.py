@@ -155,7 +155,7 @@ class IoPgtable:
 
     def read_and_clear_dirty(self, iova: int, length: int, no_clear: bool = False) -> list[tuple[int, int]]:
         """
-        The parts (address, length) of dirty leaves in the range, ascending; the leaves are
+        The dirty leaves (address, length) that the range touches, ascending; they are
         clean then unless *no_clear*. Errno EINVAL when they are not tracked.
         """
         if not self.dirty_enabled and not self.reads_dirty_while_off:
@@ -170,8 +170,7 @@ class IoPgtable:
         last = iova + length - 1
         pieces: list[tuple[int, int]] = []
         for leaf in self.dirty.overlapping(iova, last):
-            start = max(leaf.start, iova)
-            pieces.append((start, min(leaf.last, last) - start + 1))
+            pieces.append((leaf.start, leaf.last - leaf.start + 1))
             if not no_clear:
                 self.dirty.remove(leaf)
         return pieces

@@ -247,8 +247,10 @@ def iopt_unpin_range(iopt: IoPagetable, iova: int, length: int, unlock_area: boo
             iopt_pages.iopt_area_remove_access(area, pages, *_pages_of(area, start, end))
 
 
-def iommufd_access_rw(access: IommufdAccess, iova: int, length: int, write: bytes | None = None) -> bytes:
-    """Read *length* bytes, or store *write*. Errno as a pin, EBUSY while it is unmapped."""
+def iommufd_access_rw(
+    access: IommufdAccess, iova: int, length: int, write: bytes | None = None, slow: bool = False
+) -> bytes:
+    """Read *length* bytes, or store *write*; *slow* is for tests. Errno as a pin, EBUSY while it is unmapped."""
     last = _last(iova, length)
     done = b""
     with access.ioas_lock:
@@ -262,7 +264,7 @@ def iommufd_access_rw(access: IommufdAccess, iova: int, length: int, write: byte
                 _check_prot(area, IOMMU_WRITE if write is not None else 0)
                 piece = None if write is None else write[start - iova : end - iova + 1]
                 at = area.byte_offset + start - area.start
-                done += iopt_pages.iopt_pages_rw_access(pages, at, end - start + 1, piece)
+                done += iopt_pages.iopt_pages_rw_access(pages, at, end - start + 1, piece, slow)
     return done
 
 

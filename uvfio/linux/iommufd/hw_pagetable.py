@@ -288,9 +288,9 @@ def iommufd_hwpt_get_dirty_bitmap(ucmd: IommufdUcmd) -> None:
         if not cmd.page_size or (cmd.iova | end) & (cmd.page_size - 1):
             raise Errno(EINVAL)
         assert hwpt.domain is not None
-        bitmap = iova_bitmap.IovaBitmap(cmd.iova, cmd.page_size, cmd.data)
+        bitmap = iova_bitmap.IovaBitmap(cmd.iova, cmd.length, cmd.page_size, cmd.data)
         no_clear = bool(cmd.flags & IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR)
-        io_pagetable.iopt_read_and_clear_dirty_data(hwpt.ioas.iopt, hwpt.domain, no_clear, cmd.length, bitmap)
+        io_pagetable.iopt_read_and_clear_dirty_data(hwpt.ioas.iopt, hwpt.domain, no_clear, bitmap)
     finally:
         objects.iommufd_put_object(ucmd.ictx, hwpt)
 

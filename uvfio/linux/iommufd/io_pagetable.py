@@ -165,9 +165,17 @@ def iopt_unmap_all(iopt: IoPagetable) -> int:
     return _iopt_unmap_iova_range(iopt, 0, ULONG_MAX)
 
 
+class PartlyUnmapped(Errno):
+    """The error, when areas are gone already."""
+
+    def __init__(self, error: Errno, unmapped: int) -> None:
+        super().__init__(error.number, error.why)
+        self.unmapped = unmapped
+
+
 def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
     """
-    Remove every area in the range, ascending; how many bytes that was. Errno ENOENT
+    Remove every area in the range, ascending; how many bytes that was. PartlyUnmapped: ENOENT
     at one that is only partly inside, EBUSY at one that another task is at.
     """
     unmapped = tries = 0
@@ -205,6 +213,8 @@ def _iopt_unmap_iova_range(iopt: IoPagetable, start: int, last: int) -> int:
             if start > last:
                 break
         return unmapped
+    except Errno as error:
+        raise PartlyUnmapped(error, unmapped) from None
     finally:
         iopt.iova_rwsem.up_write()
         iopt.domains_rwsem.up_read()
@@ -223,7 +233,7 @@ def _ask_to_unpin(iopt: IoPagetable, area: IoptArea) -> None:
 def iopt_cut_iova(iopt: IoPagetable, iovas: list[int]) -> None:
     """
     Split areas so that none goes across one of *iovas*, each the first address of a
-    new area. Errno EINVAL when one that is split would not be aligned then, EBUSY.
+    new area. Errno EINVAL when one that is split would not be aligned then, EOPNOTSUPP dma-buf, EBUSY.
     """
     iopt.domains_rwsem.down_write()
     iopt.iova_rwsem.down_write()
@@ -241,8 +251,10 @@ def _iopt_area_split(iopt: IoPagetable, area: IoptArea, iova: int) -> None:
     pages = area.pages
     if pages is None:
         raise Errno(EBUSY)
-    if iova & (iopt.iova_alignment - 1) or pages.dmabuf is not None:
+    if iova & (iopt.iova_alignment - 1):
         raise Errno(EINVAL)
+    if pages.dmabuf is not None:
+        raise Errno(EOPNOTSUPP)
     if area.num_accesses:
         raise Errno(EINVAL)
     iova_ranges.iopt_remove_area(iopt, area)
@@ -332,9 +344,7 @@ def iopt_set_dirty_tracking(iopt: IoPagetable, domain: IommuDomain, enable: bool
         domain.set_dirty_tracking(enable)
 
 
-def iopt_read_and_clear_dirty_data(
-    iopt: IoPagetable, domain: IommuDomain, no_clear: bool, length: int, bitmap: IovaBitmap
-) -> None:
+def iopt_read_and_clear_dirty_data(iopt: IoPagetable, domain: IommuDomain, no_clear: bool, bitmap: IovaBitmap) -> None:
     """
     Set the bits of what is dirty, up to the first hole. Errno EOPNOTSUPP when the domain
     does not track; other errors end the walk, and are dropped, as Linux does.
@@ -343,7 +353,7 @@ def iopt_read_and_clear_dirty_data(
         if not domain.dirty_tracking:
             raise Errno(EOPNOTSUPP)
         try:
-            end = _contiguous_until(iopt, domain, bitmap.iova, bitmap.iova + length - 1)
+            end = _contiguous_until(iopt, domain, bitmap.iova, bitmap.iova + bitmap.length - 1)
             if end > bitmap.iova:
                 bitmap.set(domain.read_and_clear_dirty(bitmap.iova, end - bitmap.iova, no_clear))
         except Errno:

@@ -183,16 +183,16 @@ def _iopt_map_file_pages(
     last = start + length - 1
     if last > ULONG_MAX:
         raise Errno(EOVERFLOW)
+    writable = bool(iommu_prot & IOMMU_WRITE)
     file = fget(fd)
     try:
         if isinstance(file.f_op, DmaBufFileOperations):
             dmabuf: DmaBuf = file.private_data
             if last >= dmabuf.size:
                 raise Errno(EINVAL)
-            memory = pages.iopt_alloc_dmabuf_pages(dmabuf, start, ictx.account_mode)
+            memory = pages.iopt_alloc_dmabuf_pages(dmabuf, start, writable, ictx.account_mode)
         else:
             source = current().process.files.memory(fd)
-            writable = bool(iommu_prot & IOMMU_WRITE)
             memory = pages.iopt_alloc_file_pages(source, start, writable, ictx.account_mode)
     finally:
         fput(file)

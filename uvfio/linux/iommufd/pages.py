@@ -9,6 +9,7 @@ from Linux:
 * what is pinned is kept in runs of pages (``pinning.py``), not page by page;
 * "per user" accounting counts for the whole machine: it serves one user;
 * CAP_IPC_LOCK is looked at when memory is pinned first, not when it is mapped;
+* a kernel thread reads and writes what is pinned, not what its owner has there now;
 * the memory of a dma-buf is what its exporter gave (``kernel/dma_buf.py``).
 """
 
@@ -49,9 +50,9 @@ def iopt_alloc_file_pages(file: MemoryFile, start: int, writable: bool, account_
     return pages
 
 
-def iopt_alloc_dmabuf_pages(dmabuf: DmaBuf, start: int, account_mode: int) -> IoptPages:
+def iopt_alloc_dmabuf_pages(dmabuf: DmaBuf, start: int, writable: bool, account_mode: int) -> IoptPages:
     """Errno EOPNOTSUPP when it is not one range, ENODEV while it is revoked."""
-    pages = kzalloc(IoptPages, current().process, start, True, account_mode)
+    pages = kzalloc(IoptPages, current().process, start, writable, account_mode)
     try:
         with dmabuf.resv:
             if dmabuf.memory is None:
@@ -231,27 +232,65 @@ def iopt_area_remove_access(area: IoptArea, pages: IoptPages, first: int, last: 
         pinning.unpin(pages, first, last)
 
 
-def iopt_pages_rw_access(pages: IoptPages, offset: int, length: int, write: bytes | None) -> bytes:
+def iopt_pages_rw_access(
+    pages: IoptPages, offset: int, length: int, write: bytes | None, change_mm: bool = False
+) -> bytes:
     """
-    Read, or store *write*, at *offset* in the pages. What is not pinned is meanwhile,
-    without being accounted. Errno EINVAL dma-buf, EFAULT.
+    Read, or store *write*, at *offset* in the pages. A process that asks for its own
+    memory gets what is there now, pinned or not, unless *change_mm*. Errno EINVAL dma-buf, EFAULT.
     """
     if pages.dmabuf is not None:
         raise Errno(EINVAL)
+    process = current().process
+    if pages.file is None and process is not None:
+        if process.mm is pages.mm and not change_mm:
+            return _rw_user(pages, offset, length, write)
+        if offset // PAGE_SIZE == (offset + length - 1) // PAGE_SIZE:
+            return _rw_page(pages, offset, length, write)
+    return _rw_slow(pages, offset, length, write)
+
+
+def _rw_user(pages: IoptPages, offset: int, length: int, write: bytes | None) -> bytes:
+    if write is None:
+        data: bytes = pages.mm.read(pages.uptr + offset, length)
+        return data
+    pages.mm.write(pages.uptr + offset, write)
+    return b""
+
+
+def _rw_page(pages: IoptPages, offset: int, length: int, write: bytes | None) -> bytes:
+    """``iopt_pages_rw_page()``: pin the page that is there now, for as long as it takes."""
+    try:
+        page: PinnedPages = pages.mm.pin(pages.uptr + (offset & ~PAGE_MASK), PAGE_SIZE, write is not None)
+    except Errno:
+        if pages.mm.alive:
+            raise
+        return _rw_slow(pages, offset, length, write)  # it may be pinned still
+    try:
+        return _rw(page, offset & PAGE_MASK, length, write)
+    finally:
+        page.unpin()
+
+
+def _rw_slow(pages: IoptPages, offset: int, length: int, write: bytes | None) -> bytes:
+    """What is not pinned is meanwhile, without being accounted."""
     with pages.mutex:
         runs, new = pinning.gather(pages, offset // PAGE_SIZE, (offset + length - 1) // PAGE_SIZE)
         memory, at = pinning.joined(runs, offset // PAGE_SIZE)
-        at += offset & PAGE_MASK
         try:
-            if write is not None:
-                memory.write_from(at, write)
-                return b""
-            data = bytearray(length)
-            memory.read_into(at, memoryview(data))
-            return bytes(data)
+            return _rw(memory, at + (offset & PAGE_MASK), length, write)
         finally:
             for run in new:
                 run.memory.memory.unpin()
+
+
+def _rw(memory: PinnedPages, at: int, length: int, write: bytes | None) -> bytes:
+    if write is not None:
+        memory.write_from(at, write)
+        return b""
+    data = bytearray(length)
+    memory.read_into(at, memoryview(data))
+    return bytes(data)
 
 
 def _span(area: IoptArea) -> tuple[int, int]:

@@ -202,7 +202,8 @@ def iommufd_test_access_rw(ucmd: IommufdUcmd, arg: Any) -> None:
         data = copy_from_user(arg.uptr, arg.length) if arg.flags & MOCK_ACCESS_RW_WRITE else None
         if arg.flags & MOCK_FLAGS_ACCESS_SYZ:
             iova = _iommufd_test_syz_conv_iova(access, iova)
-        found = iommufd_access.iommufd_access_rw(access, iova, arg.length, data)
+        slow = bool(arg.flags & MOCK_ACCESS_RW_SLOW_PATH)
+        found = iommufd_access.iommufd_access_rw(access, iova, arg.length, data, slow)
         if data is None:
             copy_to_user(arg.uptr, found)
     finally:

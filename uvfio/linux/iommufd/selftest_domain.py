@@ -44,6 +44,7 @@ from uvfio.uapi.iommufd_test import (
 )
 
 PAGING_FLAGS = IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_PASID
+MOCK_MAX_PAGE_SIZE = 1 << 36
 MIN_DATA = iommu_hwpt_selftest.offsetof("pagetable_type")  # only iotlb
 
 
@@ -56,7 +57,7 @@ class MockIommuDomain(IommuDomain):
         if pagetable_type == MOCK_IOMMUPT_HUGE:
             super().__init__(ops, IOMMU_DOMAIN_UNMANAGED, PAGE_SIZE | MOCK_HUGE_PAGE_SIZE, ULONG_MAX)
         else:
-            sizes = ULONG_MAX & -MOCK_PAGE_SIZE
+            sizes = MOCK_MAX_PAGE_SIZE * 2 - MOCK_PAGE_SIZE
             super().__init__(ops, IOMMU_DOMAIN_UNMANAGED, sizes, MOCK_APERTURE_LAST)
             self.aperture_start = MOCK_APERTURE_START
 

@@ -3,11 +3,13 @@
 The selftest's vIOMMU, with caches to invalidate, hardware queues and memory to map.
 
 Mirrors that part of ``drivers/iommu/iommufd/selftest.c``. Difference from Linux: none known.
+As in Linux 7.3.4, a hardware queue does not remember its index: when one is destroyed, it is
+index 0 that becomes free.
 """
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, EIO, EOPNOTSUPP
+from errno import EEXIST, EINVAL, EIO, ENOMEM, EOPNOTSUPP
 from typing import Any
 
 from uvfio.linux.iommu.iommufd import (
@@ -43,6 +45,7 @@ from uvfio.uapi.iommufd_test import (
     iommu_viommu_selftest,
 )
 
+KMALLOC_MAX_SIZE = 4 << 20
 MMAP_LENGTH = 2 * PAGE_SIZE
 
 
@@ -68,6 +71,9 @@ class MockViommu(IommufdViommu):
 
     def cache_invalidate(self, array: IommuUserDataArray) -> None:
         type = IOMMU_VIOMMU_INVALIDATE_DATA_SELFTEST
+        if array.entry_num * iommu_viommu_invalidate_selftest.size_of > KMALLOC_MAX_SIZE:
+            array.entry_done = array.entry_num  # which is not reset before memory is had
+            raise Errno(ENOMEM)
         for cmd in iommu_copy_struct_from_full_user_array(iommu_viommu_invalidate_selftest, array, type):
             if cmd.flags & ~IOMMU_TEST_INVALIDATE_FLAG_ALL:
                 raise Errno(EOPNOTSUPP)
@@ -101,7 +107,6 @@ class MockViommu(IommufdViommu):
                     raise Errno(EIO)
                 iommufd_hw_queue_depend(hw_queue, prev)
                 hw_queue.prev = prev
-            hw_queue.index = index
             self.hw_queue[index] = hw_queue
 
 
@@ -110,7 +115,7 @@ class MockHwQueue(IommufdHwQueue):
     """``struct mock_hw_queue``."""
 
     prev: MockHwQueue | None = None  # it goes after this one
-    index = 0
+    index = 0  # never set
 
     def destroy(self) -> None:
         viommu: Any = self.viommu
@@ -140,4 +145,5 @@ def mock_viommu_init(viommu: MockViommu, parent: IommuDomain | None, user_data: 
         iommu_copy_struct_to_user(user_data, data, IOMMU_VIOMMU_TYPE_SELFTEST, min_len)
     except Errno:
         iommufd_viommu_destroy_mmap(viommu, viommu.mmap_offset)
+        viommu.mmap_offset = 0
         raise

@@ -26,6 +26,7 @@ from uvfio.runtime.errors import Errno
 from uvfio.uapi import vfio as uapi
 from uvfio.uapi.iommufd import IOMMU_VFIO_IOAS_CLEAR, IOMMU_VFIO_IOAS_GET, IOMMU_VFIO_IOAS_SET
 
+RANGE = struct.Struct("<QQ")
 CAP_HEADER = struct.Struct("<HHI")
 DMA_AVAIL_SIZE = 16  # of which the last four bytes are a gap that is not written
 
@@ -170,11 +171,16 @@ def _unmap_dma(ictx: IommufdCtx, arg: int) -> int:
     if unmap.argsz < size or unmap.flags & ~uapi.VFIO_DMA_UNMAP_FLAG_ALL:
         raise Errno(EINVAL)
     found = get_compat_ioas(ictx)
+    error: Errno | None = None
     try:
         unmap.size = _unmap(found, unmap)
+    except io_pagetable.PartlyUnmapped as partly:
+        unmap.size, error = partly.unmapped, partly
     finally:
         objects.iommufd_put_object(ictx, found)
     copy_to_user(arg, unmap.pack())
+    if error is not None:
+        raise error
     return 0
 
 
@@ -213,12 +219,18 @@ def _get_info(ictx: IommufdCtx, arg: int) -> int:
             pgsizes = _pgsizes(found)
     finally:
         objects.iommufd_put_object(ictx, found)
-    avail, iovas = _info_caps(total, ranges)
-    need = total + DMA_AVAIL_SIZE + len(iovas)
+    avail, iovas = _info_caps(total, len(ranges))
+    ranges_at = total + DMA_AVAIL_SIZE + len(iovas)
+    need = ranges_at + len(ranges) * RANGE.size
     info = info_struct(argsz=need, flags=uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS, iova_pgsizes=pgsizes)
+    # What fits is there, although without the rest nothing leads to it.
+    if argsz >= total + DMA_AVAIL_SIZE:
+        copy_to_user(arg + total, avail)
+    for index, each in enumerate(ranges):
+        if argsz >= ranges_at + (index + 1) * RANGE.size:
+            copy_to_user(arg + ranges_at + index * RANGE.size, RANGE.pack(*each))
     if argsz >= need:
         info.cap_offset = total
-        copy_to_user(arg + total, avail)
         copy_to_user(arg + total + DMA_AVAIL_SIZE, iovas)
     copy_to_user(arg, info.pack()[: min(argsz, total)])
     return 0
@@ -232,8 +244,9 @@ def _pgsizes(found: IommufdIoas) -> int:
     return sizes & ~PAGE_MASK
 
 
-def _info_caps(offset: int, ranges: list[tuple[int, int]]) -> tuple[bytes, bytes]:
+def _info_caps(offset: int, nr_iovas: int) -> tuple[bytes, bytes]:
+    """DMA_AVAIL, and IOVA_RANGE without the ranges."""
     following = offset + DMA_AVAIL_SIZE
     avail = CAP_HEADER.pack(uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, following) + struct.pack("<I", 0xFFFFFFFF)
-    iovas = CAP_HEADER.pack(uapi.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, 0) + struct.pack("<II", len(ranges), 0)
-    return avail, iovas + b"".join(struct.pack("<QQ", *each) for each in ranges)
+    iovas = CAP_HEADER.pack(uapi.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, 0) + struct.pack("<II", nr_iovas, 0)
+    return avail, iovas

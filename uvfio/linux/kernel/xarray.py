@@ -94,7 +94,13 @@ class Xarray(Embedded):
 
     def erase(self, index: int) -> Any:
         running().runtime.point("xa_erase", self)
-        return self._exchange(index, None)
+        was = self._exchange(index, None)
+        if not index and self._first and self.entries:
+            # As in Linux 7.3.4: an entry at 0 keeps it from being allocated while there are
+            # others, and is erased like any other. From then on 0 is an id.
+            self._first = 0
+            heapq.heappush(self._holes, 0)
+        return was
 
     def destroy(self) -> None:
         """Forget all entries, reserved ones too."""
