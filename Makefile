@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
-.PHONY: run demo-qemu test lint bench soak clean
+.PHONY: run demo-qemu test lint bench soak corpus corpus-live fuzz clean
 
 run: $(READY)
 	$(BIN)/uvfio run -d edu -- $(BIN)/python examples/edu_client.py
@@ -38,6 +38,22 @@ bench: $(PEERS)
 # Slower than a test should be: 1,000 clients killed at random instants.
 soak: $(READY)
 	$(BIN)/python bench/kill_clients.py 1000
+
+# Random iommufd calls, see docs/iommufd-corpus.md: ask the reference kernel again (about
+# ten minutes), and play all that it answered to a real program.
+corpus: $(READY)
+	cd tests && $(abspath $(BIN))/python -m iommufd_corpus record
+
+corpus-live: $(READY)
+	cd tests && $(abspath $(BIN))/python -m iommufd_corpus live
+
+# Coverage-guided, half an hour. CI runs it with FUZZ_SECONDS=60.
+FUZZ_SECONDS ?= 1800
+fuzz: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	mkdir -p build/fuzz
+	cd tests && $(abspath $(BIN))/python -m iommufd_corpus.fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=1000 \
+		-len_control=0 -artifact_prefix=../build/ ../build/fuzz data/fuzz_corpus
 
 $(READY): pyproject.toml
 	@echo "setting up $(VENV) (once)"

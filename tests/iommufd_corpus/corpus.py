@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+The recorded sessions: how they are kept, and how the reference kernel makes them.
+
+The file is an xz of JSON lines, one session each: ``seed``, ``theme``, ``calls`` and
+``answers``, which have the same length.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FILE = HERE.parent / "data" / "iommufd_corpus.jsonl.xz"
+SEEDS = range(320)
+BOOT = 40  # sessions in one boot of the reference kernel
+BOOT_FAILED = 70
+
+Session = dict[str, Any]
+
+
+def load(path: Path = FILE) -> list[Session]:
+    return [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
+
+
+def dump(sessions: Sequence[Session]) -> bytes:
+    """The sessions as JSON lines."""
+    return b"".join(json.dumps(session, separators=(",", ":")).encode() + b"\n" for session in sessions)
+
+
+def save(sessions: Sequence[Session], path: Path = FILE) -> None:
+    path.write_bytes(lzma.compress(dump(sessions), preset=9 | lzma.PRESET_EXTREME))
+
+
+def boot(oracle: Path, arguments: str, extra: Path | None = None) -> str:
+    """What ``python -m iommufd_corpus.``\\ *arguments* prints in the reference kernel."""
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copytree(HERE, Path(work) / HERE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        if extra is not None:
+            shutil.copy(extra, Path(work) / extra.name)
+        # The kernel's messages must not get between the lines; they are read from /dev/kmsg.
+        script = f"dmesg -n 1; PYTHONPATH=/t python3.11 -m iommufd_corpus.{arguments} 2>&1\n"
+        (Path(work) / "cmd").write_text(script)
+        for _ in range(3):
+            done = subprocess.run(
+                [oracle / "run", work], capture_output=True, text=True, env={**os.environ, "TIMEOUT": "900"}
+            )
+            # On a busy computer the guest's timer may not come up: that says nothing of what it runs.
+            if done.returncode != BOOT_FAILED:
+                break
+    if done.returncode:
+        raise RuntimeError(f"the reference kernel's guest must succeed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def parse(printed: str) -> tuple[list[Session], list[str]]:
+    """Sessions, and what the kernel complained about, from what ``record`` printed."""
+    lines = printed.splitlines()
+    begin, end = lines.index("BEGIN"), lines.index("END")
+    data = lzma.decompress(base64.b64decode("".join(lines[begin + 1 : end])))
+    return [json.loads(line) for line in data.splitlines()], [line for line in lines[:begin] if "KERNEL" in line]
+
+
+def record(oracle: Path, seeds: range) -> Iterator[tuple[list[Session], list[str]]]:
+    """Sessions of the *seeds*, boot by boot."""
+    for first in range(seeds.start, seeds.stop, BOOT):
+        count = min(BOOT, seeds.stop - first)
+        yield parse(boot(oracle, f"record {first} {count}"))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A process of the model, as the system that calls are played on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EBADF
+from typing import TypeVar
+
+from iommufd_corpus.system import ANONYMOUS, PAGE, SHARED, Failed
+from uvfio.linux.kernel.user import UserProcess
+from uvfio.linux.kernel.user_mm import Memory
+from uvfio.runtime.errors import Errno
+
+T = TypeVar("T")
+HUGE = 2 << 20
+
+
+class ModelSystem:
+    """Like ``RealSystem``; must be called from a task of a machine."""
+
+    def __init__(self) -> None:
+        self.process = UserProcess()
+        self.mm = self.process.mm
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except Errno as error:
+            raise Failed(error.number) from None
+
+    def open(self, path: str) -> int:
+        return self._call(lambda: self.process.open(path))
+
+    def close(self, fd: int) -> None:
+        self.process.close(fd)
+
+    def ioctl(self, fd: int, request: int, arg: int) -> int:
+        return self._call(lambda: self.process.ioctl(fd, request, arg))
+
+    def read(self, fd: int, addr: int, count: int) -> int:
+        data = self._call(lambda: self.process.read(fd, count))
+        self.poke(addr, data)
+        return len(data)
+
+    def write(self, fd: int, addr: int, count: int) -> int:
+        return self._call(lambda: self.process.write(fd, self.peek(addr, count)))
+
+    def poll(self, fd: int) -> int:
+        return self._call(lambda: self.process.poll(fd))
+
+    def next_fd(self) -> int:
+        return next(fd for fd in range(2000) if fd not in self.process.files.table)
+
+    def is_open(self, fd: int) -> bool:
+        return self.process.files.table.get(fd) is not None
+
+    def memfd(self, pages: int) -> int:
+        return self.process.memfd_create(pages * PAGE)
+
+    def eventfd(self) -> int:
+        return self.process.eventfd()
+
+    def map_memory(self, addr: int, pages: int, kind: str, fd: int) -> None:
+        memory = self.process.files.memory(fd) if fd >= 0 else Memory(pages * PAGE, HUGE if kind == "huge" else PAGE)
+        assert isinstance(memory, Memory)
+        self.mm.map_memory(memory, at=addr)
+
+    def unmap_memory(self, addr: int, pages: int) -> None:
+        self.mm.munmap(addr)
+
+    def read_only(self, addr: int, pages: int) -> None:
+        self.mm.mprotect(addr, writable=False)
+
+    def map_file(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
+        if self.process.files.table.get(fd) is None:
+            raise Failed(EBADF)
+        shared = bool(flags & SHARED) and not flags & ANONYMOUS
+        return self._call(lambda: self.process.mmap_file(fd, length, offset, prot, shared))
+
+    def unmap_file(self, addr: int, length: int) -> None:
+        self.process.munmap(addr)
+
+    def peek(self, addr: int, count: int) -> bytes:
+        return self.mm.read(addr, count)
+
+    def poke(self, addr: int, data: bytes) -> None:
+        self.mm.write(addr, data)
+
+    def vm_pin(self) -> int:
+        return self.mm.pinned_vm

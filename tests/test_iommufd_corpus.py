@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+67,047 answers of Linux 7.3.4 to random iommufd calls (docs/iommufd-corpus.md): the stack
+gives the same ones, in process and to a real program.
+"""
+
+import json
+import os
+
+import pytest
+from iommufd_corpus import __main__ as cli
+from iommufd_corpus import corpus
+from iommufd_corpus.findings import FINDINGS, OTHERWISE
+from iommufd_corpus.fuzz_input import Fuzzer
+from iommufd_corpus.generate import THEMES
+from iommufd_corpus.inprocess import answers_of, replay
+from iommufd_corpus.replay import Mismatch
+from iommufd_corpus.shrink import shrink
+from shared import need
+
+# A real program plays every fourth session, and all of them in `make corpus-live`.
+LIVE_SHARE = int(os.environ.get("UVFIO_CORPUS_SHARE", "4"))
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return corpus.load()
+
+
+def test_the_corpus_is_as_large_as_it_says(sessions):
+    assert sum(len(session["answers"]) for session in sessions) == 67_047
+    assert all(len(session["calls"]) == len(session["answers"]) for session in sessions)
+    assert {session["theme"] for session in sessions} == THEMES.keys()
+
+
+@pytest.mark.parametrize("theme", sorted(THEMES))
+def test_every_answer_in_process(sessions, theme):
+    of_theme = [session for session in sessions if session["theme"] == theme]
+    assert len(of_theme) >= 19
+    found = [mismatch for session in of_theme if (mismatch := replay(session)) is not None]
+    assert not found, "\n\n".join(map(str, found))
+
+
+@pytest.mark.live
+def test_every_answer_to_a_real_program():
+    mismatches, answers = cli.run_live(0, LIVE_SHARE)
+    assert not mismatches, "\n\n".join(map(str, mismatches))
+    assert answers > 45_000 // LIVE_SHARE
+
+
+def test_a_wrong_answer_is_noticed(sessions):
+    session = {**sessions[0], "answers": [*sessions[0]["answers"][:10], "EXDEV", *sessions[0]["answers"][11:]]}
+    found = replay(session)
+    assert isinstance(found, Mismatch)
+    assert found.index == 10
+    assert 'Linux: "EXDEV"' in str(found)
+
+
+@pytest.mark.parametrize("name", sorted(FINDINGS.keys() - OTHERWISE))
+def test_what_linux_does_wrong_is_done_likewise(name):
+    assert answers_of(FINDINGS[name]) == json.loads(cli.FINDINGS.read_text())[name]["answers"]
+
+
+def test_a_session_is_made_short():
+    """Interesting is a DESTROY of id 2 after two IOASes were made."""
+    calls = [["vmpin"], ["IOAS_ALLOC", [0, 0]], ["FAULT_QUEUE_ALLOC", [0, 0, 0]], ["sum"], ["DESTROY", [2]], ["sum"]]
+
+    def judge(candidates):
+        names = [[call[0] for call in candidate] for candidate in candidates]
+        return ["DESTROY" in n and n.count("IOAS_ALLOC") + n.count("FAULT_QUEUE_ALLOC") == 2 for n in names]
+
+    assert shrink(calls, judge) == [["IOAS_ALLOC", [0, 0]], ["skip"], ["IOAS_ALLOC", [0, 0]], ["DESTROY", [2]]]
+
+
+def test_what_the_fuzzer_has_kept():
+    """Nothing but errnos comes of any input."""
+    inputs = sorted((corpus.FILE.parent / "fuzz_corpus").iterdir())
+    assert len(inputs) > 50
+    fuzzer = Fuzzer()
+    for path in inputs:
+        fuzzer.one_input(path.read_bytes())
+
+
+@pytest.mark.oracle
+def test_the_reference_kernel_answers_the_same_again(sessions):
+    oracle = need("oracle") / "oracle"
+    [(again, complaints)] = corpus.record(oracle, range(3, 6))
+    assert not complaints
+    assert corpus.dump(again) == corpus.dump([session for session in sessions if session["seed"] in range(3, 6)])
