@@ -40,6 +40,7 @@ class Borrower(Runtime):
     """
 
     keeps_tasks = True
+    schedules = False
 
     def __init__(self, loop: Loop, knock: Callable[[], None]) -> None:
         super().__init__()

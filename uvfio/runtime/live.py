@@ -42,6 +42,8 @@ class LiveRuntime(Runtime):
     it, and returns False when there is nothing left to wait for.
     """
 
+    schedules = False
+
     def __init__(self, idle: Callable[[float | None], bool] | None = None) -> None:
         super().__init__()
         self.idle = idle

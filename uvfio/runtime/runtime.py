@@ -59,6 +59,9 @@ class Runtime:
 
     keeps_tasks = False  # True: a finished task's greenlet may become another task
     observed = False  # True: shared fields of structures are points too
+    # False: a point that waits for nothing does nothing, and what every call of a client
+    # goes through need not make it.
+    schedules = True
 
     def __init__(self) -> None:
         self.hub: greenlet = getcurrent()

@@ -70,7 +70,8 @@ def kfree(obj: Any) -> None:
     if isinstance(obj, _Freed):
         raise Splat("double-free", f"{type(obj).__name__} is freed twice")
     runtime = running().runtime
-    runtime.point("free", obj)
+    if runtime.schedules:
+        runtime.point("free", obj)
     if runtime.listeners:
         # The locks and counters inside go with it: whoever is about to use one must be
         # seen to come before or after.

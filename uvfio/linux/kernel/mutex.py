@@ -50,7 +50,8 @@ class _Exclusive(Embedded):
     def _acquire(self, task: Task, kind: str = "lock") -> None:
         if self.owner is task:
             raise Splat("recursive-locking", f"{task.name} takes {self.name}, which it holds already")
-        task.runtime.point(kind, self, "w", self._free)
+        if self.owner is not None or task.runtime.schedules:
+            task.runtime.point(kind, self, "w", self._free)
         self.owner = task
         task.held.append(self)
 
@@ -69,7 +70,8 @@ class _Exclusive(Embedded):
             raise Splat("bad-unlock", f"{task.name} unlocks {self.name}, which {self.owner} holds")
         self.owner = None
         task.held.remove(self)
-        task.runtime.note("unlock", self)
+        if task.runtime.listeners:
+            task.runtime.note("unlock", self)
 
 
 class Mutex(_Exclusive):
@@ -102,7 +104,11 @@ class Spinlock(_Exclusive):
 
     def lock(self) -> None:
         task = current()
-        self._acquire(task)
+        if self.owner is None and not task.runtime.schedules:
+            self.owner = task
+            task.held.append(self)
+        else:
+            self._acquire(task)
         task.preempt_count += 1
 
     def trylock(self) -> bool:
@@ -113,5 +119,6 @@ class Spinlock(_Exclusive):
 
     def unlock(self) -> None:
         task = running()
-        task.preempt_count -= self.owner is task
+        if self.owner is task:
+            task.preempt_count -= 1
         self._release(task)

@@ -73,11 +73,15 @@ class Refcount(Embedded):
         return f"{self.name}={self.value}"
 
     def read(self) -> int:
-        running().runtime.point("refcount_read", self, "r")
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_read", self, "r")
         return self.value
 
     def set(self, value: int) -> None:
-        running().runtime.point("refcount_set", self)
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_set", self)
         self.value = value
 
     def leftover(self) -> int:
@@ -85,13 +89,17 @@ class Refcount(Embedded):
         return self.value
 
     def inc(self) -> None:
-        running().runtime.point("refcount_inc", self)
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_inc", self)
         if self.value <= 0:
             raise Splat("refcount", f"{self.name}: addition on {self.value}; use-after-free")
         self.value += 1
 
     def inc_not_zero(self) -> bool:
-        running().runtime.point("refcount_inc_not_zero", self)
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_inc_not_zero", self)
         if self.value == 0:
             return False
         self.value += 1
@@ -102,21 +110,27 @@ class Refcount(Embedded):
             raise Splat("refcount", f"{self.name}: decrement hit 0; leaking memory")
 
     def dec_and_test(self) -> bool:
-        running().runtime.point("refcount_dec", self)
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_dec", self)
         if self.value <= 0:
             raise Splat("refcount", f"{self.name}: underflow; use-after-free")
         self.value -= 1
         return self.value == 0
 
     def dec_if_one(self) -> bool:
-        running().runtime.point("refcount_dec_if_one", self)
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_dec_if_one", self)
         if self.value != 1:
             return False
         self.value = 0
         return True
 
     def dec_not_one(self) -> bool:
-        running().runtime.point("refcount_dec_not_one", self)
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("refcount_dec_not_one", self)
         if self.value == 1:
             return False
         self.value -= 1

@@ -51,7 +51,8 @@ class RwSemaphore(Embedded):
         if task.preempt_count or self.writer is task:
             self._may_not(task)
         # Arriving is visible by itself: a writer that waits already shuts readers out.
-        task.runtime.point("down_read", self)
+        if task.runtime.schedules:
+            task.runtime.point("down_read", self)
         if self.writer is not None or self.queue:
             self._wait(task, "r")
         self.readers.append(task)
@@ -73,13 +74,15 @@ class RwSemaphore(Embedded):
             return
         self.readers.remove(task)
         task.held.remove(self)
-        task.runtime.note("unlock", self, "r")
+        if task.runtime.listeners:
+            task.runtime.note("unlock", self, "r")
 
     def down_write(self) -> None:
         task = running()
         if task.preempt_count or self.writer is task:
             self._may_not(task)
-        task.runtime.point("down_write", self)
+        if task.runtime.schedules:
+            task.runtime.point("down_write", self)
         if self.writer is not None or self.readers or self.queue:
             self._wait(task, "w")
         self.writer = task
@@ -101,7 +104,8 @@ class RwSemaphore(Embedded):
             return
         self.writer = None
         task.held.remove(self)
-        task.runtime.note("unlock", self)
+        if task.runtime.listeners:
+            task.runtime.note("unlock", self)
 
     def downgrade_write(self) -> None:
         task = running()

@@ -49,7 +49,9 @@ class Xarray(Embedded):
         return frozenset(self.entries)
 
     def load(self, index: int) -> Any:
-        running().runtime.point("xa_load", self, "r")
+        runtime = running().runtime
+        if runtime.schedules:
+            runtime.point("xa_load", self, "r")
         entry = self.entries.get(index)
         return None if entry is XA_ZERO_ENTRY else entry
 
