@@ -9,20 +9,17 @@ it spawns the tasks and answers a callable that judges the run when all are done
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from uvfio.runtime.collector import seldom_collecting
 from uvfio.runtime.controlled import ControlledRuntime, Policy
 from uvfio.runtime.errors import Splat
 from uvfio.runtime.runtime import Listener
 from uvfio.runtime.schedule import Schedule, encode
 from uvfio.runtime.task import Task
-
-YOUNG = 20_000  # objects between two looks for garbage: those of some ten runs
 
 Judge = Callable[[], Hashable]
 Program = Callable[[ControlledRuntime], Judge]
@@ -87,7 +84,7 @@ def explore(
     spare: list[Task] = []
     estimate: Callable[[], float] = getattr(policy, "estimate", lambda: 0.0)
     start = time.monotonic()
-    with _garbage_of_many_runs():
+    with seldom_collecting():
         while True:
             result.seconds = time.monotonic() - start
             if budget is not None and result.seconds > budget:
@@ -149,14 +146,3 @@ def _end(spare: list[Task]) -> None:
     for task in spare:
         task.throw()  # a greenlet that waits is never collected
     spare.clear()
-
-
-@contextmanager
-def _garbage_of_many_runs() -> Iterator[None]:
-    """A run leaves a whole machine behind. Looked for within a run, most of it is found to be still in use."""
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], YOUNG) if before[0] else 0, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

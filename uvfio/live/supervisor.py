@@ -40,6 +40,7 @@ from uvfio.live.status import CallCounter, Trace, address_spaces, devices
 from uvfio.live.sysno import SYS, SYSCALL_NAME
 from uvfio.live.view import View
 from uvfio.machine import Machine
+from uvfio.runtime.collector import seldom_collecting
 from uvfio.runtime.errors import Errno, InternalError, Splat
 from uvfio.runtime.live import LiveRuntime
 from uvfio.runtime.task import current
@@ -93,7 +94,7 @@ class Supervisor:
         self._clients = Clients(self._listener, self.open_files, self.loop, base, self.complain)
         self._watch(control)
         self.runtime.idle = self.loop.idle
-        with forwarded(self._main):
+        with forwarded(self._main), seldom_collecting():
             self.runtime.run_until(self._over)
         # A killed process leaves the filter before its files are closed.
         self.machine.run(self._wait_for_releases, "exit")

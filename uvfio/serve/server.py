@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from uvfio.live.loop import Loop
 from uvfio.live.status import devices
 from uvfio.machine import Machine
+from uvfio.runtime.collector import seldom_collecting
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.live import LiveRuntime
 from uvfio.runtime.task import current
@@ -135,7 +136,7 @@ def serve(machine: Machine, sockets: Mapping[str, str], ready: Callable[[Service
         for service in services:
             service.start()
             ready(service)
-        with _told_to_stop(loop) as stopped:
+        with _told_to_stop(loop) as stopped, seldom_collecting():
             machine.runtime.idle = loop.idle
             machine.runtime.run_until(stopped)
     finally:
