@@ -30,6 +30,7 @@ lint: $(READY)
 bench: $(PEERS)
 	$(BIN)/python bench/bench_ioctl.py
 	$(BIN)/python bench/bench_iommufd.py
+	$(BIN)/python bench/bench_iommufd_calls.py
 	$(BIN)/python bench/bench_dma.py
 	$(BIN)/python bench/bench_mmio.py
 	$(BIN)/python bench/bench_nvme.py

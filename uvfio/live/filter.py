@@ -7,7 +7,9 @@ x86-64 only: calls of another architecture run natively, x32 calls and io_uring
 (which would go around the filter) answer ENOSYS. Never notified are close, fork,
 futex, poll, ordinary reads and writes, and dup of an fd that is not of ours: a signal handler without SA_RESTART that
 hits the window before the supervisor has received the call makes it fail with
-EINTR, and programs do not expect that of those.
+EINTR, and programs do not expect that of those. Difference from Linux: an ioctl of
+another type byte than VFIO's and KVM's is answered by the host, for the file that stands
+for ours: ENOTTY, where iommufd might have looked at its argument first.
 """
 
 from __future__ import annotations
