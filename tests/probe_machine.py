@@ -64,6 +64,8 @@ class HostMm:
     def __init__(self) -> None:
         self.locked_vm = 0
         self.pinned_vm = 0
+        self.alive = True
+        self.rewrites = True
         self.maps: dict[int, Any] = {}
 
     def mmap(self, length: int) -> int:
