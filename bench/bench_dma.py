@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench_ioctl import build
+
 HERE = Path(__file__).parent
 LIMIT = 0.5
 MIB = 64
@@ -23,9 +25,7 @@ MIB = 64
 def main() -> int:
     kept = True
     with tempfile.TemporaryDirectory() as directory:
-        client = f"{directory}/dma_client"
-        sources = [HERE / "dma_client.c", HERE.parent / "tests" / "clients" / "client_lib.c"]
-        subprocess.run(["cc", "-O2", "-Wall", "-o", client, *map(str, sources)], check=True)
+        client = build(directory, "dma_client", str(HERE.parent / "tests" / "clients" / "client_lib.c"))
         for kind in ("private", "shared"):
             run = [sys.executable, "-m", "uvfio", "run", "-d", str(HERE / "copy_engine.py"), "--", client, kind]
             done = subprocess.run(run, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)

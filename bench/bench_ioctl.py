@@ -20,9 +20,10 @@ LIMITS = {"null": 2.5, "map": 8.0}
 ROUNDS = 5
 
 
-def build(directory: str, name: str) -> str:
+def build(directory: str, name: str, *more: str) -> str:
+    """Compile ``name.c`` of this directory; *more*: further sources and flags. The program's path."""
     program = f"{directory}/{name}"
-    subprocess.run(["cc", "-O2", "-Wall", "-o", program, str(HERE / f"{name}.c")], check=True)
+    subprocess.run(["cc", "-O2", "-Wall", "-o", program, str(HERE / f"{name}.c"), *more], check=True)
     return program
 
 

@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bench_ioctl import build
+
 HERE = Path(__file__).parent
 ORACLE = HERE.parent.parent / "shared" / "oracle" / "run"
 ROUNDS = 3
@@ -28,12 +30,6 @@ CALLS = {
     "bitmap": "dirty bitmap of 64 MiB",
 }
 Times = dict[str, float]
-
-
-def build(directory: str, name: str, *flags: str) -> str:
-    program = f"{directory}/{name}"
-    subprocess.run(["cc", "-O2", "-Wall", *flags, "-o", program, str(HERE / f"{name}.c")], check=True)
-    return program
 
 
 def times(command: list[str]) -> Times:

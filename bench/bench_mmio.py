@@ -36,9 +36,7 @@ def main() -> int:
     count = sys.argv[1] if len(sys.argv) > 1 else "5000"
     with tempfile.TemporaryDirectory() as directory:
         supervisor, null = build(directory, "null_supervisor"), build(directory, "ioctl_client")
-        client = f"{directory}/mmio_client"
-        sources = [HERE / "mmio_client.c", CLIENTS / "nvme_queue.c", CLIENTS / "client_lib.c"]
-        subprocess.run(["cc", "-O2", "-Wall", "-o", client, *map(str, sources), "-lpthread"], check=True)
+        client = build(directory, "mmio_client", f"{CLIENTS}/nvme_queue.c", f"{CLIENTS}/client_lib.c", "-lpthread")
         rounds = [
             {
                 "floor": microseconds([supervisor, null, "/dev/null", "null", count]),

@@ -37,9 +37,7 @@ def main() -> int:
     count = sys.argv[1] if len(sys.argv) > 1 else "9600"
     with tempfile.TemporaryDirectory() as directory:
         supervisor, null = build(directory, "null_supervisor"), build(directory, "ioctl_client")
-        client = f"{directory}/nvme_bench"
-        sources = [HERE / "nvme_bench.c", CLIENTS / "nvme_queue.c", CLIENTS / "client_lib.c"]
-        subprocess.run(["cc", "-O2", "-Wall", "-o", client, *map(str, sources)], check=True)
+        client = build(directory, "nvme_bench", f"{CLIENTS}/nvme_queue.c", f"{CLIENTS}/client_lib.c")
         floors, found = [], []
         for _ in range(ROUNDS):
             floors.append(microseconds([supervisor, null, "/dev/null", "null", count]))

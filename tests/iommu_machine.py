@@ -69,6 +69,15 @@ def dev(bdf: str = A) -> pci.PciDev:
     return pci.pci_host().found[bdf]
 
 
+def errno_of(call: Callable[[], Any]) -> int:
+    """The errno of *call*, 0 for success."""
+    try:
+        call()
+    except Errno as e:
+        return e.number
+    return 0
+
+
 def in_machine(test: Callable[..., None]) -> Callable[[], None]:
     """Decorator: the test runs in a task of a machine with toys at A and B."""
 
@@ -94,11 +103,7 @@ class Iommu:
 
     def raw(self, cmd: int, arg: int = 0) -> int:
         """The errno, 0 for success."""
-        try:
-            self.process.ioctl(self.fd, cmd, arg)
-        except Errno as e:
-            return e.number
-        return 0
+        return errno_of(lambda: self.process.ioctl(self.fd, cmd, arg))
 
     def call(self, cmd: int, fmt: str, *values: int, size: int | None = None, tail: bytes = b"") -> tuple[int, bytes]:
         data = bytearray(struct.pack("<" + fmt, *values) + tail)

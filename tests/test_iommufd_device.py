@@ -20,7 +20,7 @@ from errno import (
 from typing import Any
 
 import pytest
-from iommu_machine import PG, A, B, Iommu, Toy, dev, in_machine
+from iommu_machine import PG, A, B, Iommu, Toy, dev, errno_of, in_machine
 
 from uvfio.linux.base import pci
 from uvfio.linux.iommu import iommu
@@ -29,7 +29,6 @@ from uvfio.linux.iommufd.pages import user_struct
 from uvfio.linux.kernel.dma_buf import DmaBuf, dma_buf_export
 from uvfio.linux.kernel.fs import fput_sync
 from uvfio.linux.kernel.process import CAP_IPC_LOCK
-from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import is_freed
 from uvfio.runtime.task import current
 from uvfio.uapi import iommufd as uapi
@@ -46,14 +45,6 @@ def bind(i: Iommu, bdf: str = A) -> Any:
 def attach(idev: Any, pt: int) -> int:
     """The errno, 0 for success."""
     return errno_of(lambda: device.iommufd_device_attach(idev, 0, pt))
-
-
-def errno_of(call: Any) -> int:
-    try:
-        call()
-    except Errno as e:
-        return e.number
-    return 0
 
 
 def close(i: Iommu, *idevs: Any) -> None:

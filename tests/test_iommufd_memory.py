@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iommu_machine import PG, Iommu, dev, in_machine
+from iommu_machine import PG, Iommu, dev, errno_of, in_machine
 
 from uvfio.linux.iommu.private import IOMMU_READ, IOMMU_WRITE
 from uvfio.linux.iommufd import access, device, iova_bitmap
@@ -21,7 +21,6 @@ from uvfio.linux.kernel.process import CAP_IPC_LOCK
 from uvfio.linux.kernel.uaccess import copy_to_user
 from uvfio.linux.kernel.user import UserProcess
 from uvfio.linux.kernel.user_mm import Memory
-from uvfio.runtime.errors import Errno
 from uvfio.runtime.task import current
 from uvfio.uapi import iommufd as uapi
 
@@ -52,14 +51,6 @@ def unprivileged(i: Iommu, limit: int | None = None) -> None:
 
 def map_file(i: Iommu, ioas: int, fd: int, start: int, n: int, iova: int, flags: int = 7) -> int:
     return i.call(uapi.IOMMU_IOAS_MAP_FILE, "3Ii3Q", 0, flags, ioas, fd, start, n, iova)[0]
-
-
-def errno_of(call: Any) -> int:
-    try:
-        call()
-    except Errno as e:
-        return e.number
-    return 0
 
 
 def reserve(i: Iommu, ioas: int, start: int, length: int) -> int:
