@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,12 +33,18 @@ class Bench:
     def borrow(self, body: Callable[[], Any]) -> threading.Thread:
         def run() -> None:
             borrower = Borrower(self.loop, lambda: os.eventfd_write(self.wake, 1))
-            while not borrower.run(body):
-                pass  # the main thread is not in poll yet
+            borrower.inhabit(partial(self.lend, borrower, body))
 
         thread = threading.Thread(target=run)
         thread.start()
         return thread
+
+    @staticmethod
+    def lend(borrower: Borrower, body: Callable[[], Any]) -> None:
+        while not borrower.borrow():
+            pass  # the main thread is not in poll yet
+        body()
+        borrower.give_back()
 
     def close(self) -> None:
         self.loop.stop_inline()
@@ -56,7 +63,7 @@ def test_the_machine_is_not_lent_while_it_runs(bench: Bench) -> None:
     lent: list[bool] = []
 
     def elsewhere() -> None:
-        lent.append(Borrower(bench.loop, lambda: None).run(lambda: None))
+        lent.append(Borrower(bench.loop, lambda: None).borrow())
 
     def task() -> None:
         thread = threading.Thread(target=elsewhere)

@@ -39,7 +39,6 @@ class Borrower(Runtime):
     the main thread, once it has the baton.
     """
 
-    keeps_tasks = True
     schedules = False
 
     def __init__(self, loop: Loop, knock: Callable[[], None]) -> None:
@@ -53,16 +52,14 @@ class Borrower(Runtime):
         self.turn: _Turn | None = None  # none: the baton is ours
         self.task = Task(self, "mmio", lambda: None)
 
-    def run(self, body: Callable[[], Any]) -> bool:
-        """Do *body*, which must not raise, in the task; False, and nothing done, if the baton is taken."""
-        if not self.loop.baton.acquire(False):
-            return False
+    def inhabit(self, body: Callable[[], Any]) -> None:
+        """Do *body*, which is all that the thread does, in the task."""
         self.task.body = body
-        try:
-            self.task.switch()
-        finally:
-            self._give_back()
-        return True
+        self.task.switch()
+
+    def borrow(self) -> bool:
+        """Get hold of the baton, until ``give_back``; False if it is taken."""
+        return self.loop.baton.acquire(False)
 
     def run_task(self, task: Task) -> None:
         task.body()
@@ -89,12 +86,12 @@ class Borrower(Runtime):
             turn.over.acquire()
 
         self.live.spawn(wait, f"mmio: {kind}")
-        self._give_back()
+        self.give_back()
         turn.go.acquire()
         self.turn = turn
         return turn.result
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         turn, self.turn = self.turn, None
         if turn is not None:
             turn.over.release()

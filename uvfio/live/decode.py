@@ -19,50 +19,10 @@ from typing import Any
 import iced_x86
 from iced_x86 import EncodingKind, MemorySizeExt, Mnemonic, OpKind, Register, RegisterExt
 
+from uvfio.live.operands import FS_BASE, GPR, GS_BASE, RIP, Gpr, Immediate, Memory, Operand, Vector
+
 MAX_LENGTH = 15
 KEPT = 4096  # decoded instructions, before we forget them all
-
-# Where the registers are in struct user_regs_struct, by their number in the instruction set.
-GPR = (10, 11, 12, 5, 19, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0)
-RAX, RCX, RSI, RDI, RIP, EFLAGS, FS_BASE, GS_BASE = 10, 11, 13, 14, 16, 18, 21, 22
-
-
-@dataclass(frozen=True)
-class Gpr:
-    """A general register or a part of it."""
-
-    index: int  # in user_regs_struct
-    size: int
-    shift: int = 0  # 8 for ah, ch, dh, bh
-
-
-@dataclass(frozen=True)
-class Vector:
-    """xmm, ymm or zmm *number*."""
-
-    number: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Immediate:
-    value: int
-
-
-@dataclass(frozen=True)
-class Memory:
-    """An address: registers by their index in user_regs_struct, or None."""
-
-    base: int | None
-    index: int | None
-    scale: int
-    displacement: int
-    segment: int | None
-    mask: int
-    size: int
-
-
-Operand = Gpr | Vector | Immediate | Memory
 
 
 @dataclass(frozen=True)

@@ -10,28 +10,13 @@ done one after the other); flags that the architecture leaves undefined keep the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from uvfio.live.decode import EFLAGS, RAX, RCX, RDI, RIP, RSI, Gpr, Immediate, Insn, Memory, Operand, Vector
+from uvfio.live.decode import Insn
+from uvfio.live.operands import EFLAGS, RAX, RCX, RDI, RIP, RSI, WORD, Cpu, Gpr, Memory, Vector, load, store
 
 CF, PF, AF, ZF, SF, DF, OF = 1, 4, 0x10, 0x40, 0x80, 0x400, 0x800
 ALL = CF | PF | AF | ZF | SF | OF
-WORD = (1 << 64) - 1
 CHUNK = 512  # elements of a repeated string instruction done at a time; then signals have a chance
-
-
-class Cpu(Protocol):
-    """The thread whose instruction it is. What *load* and *store* raise ends the instruction undone."""
-
-    regs: list[int]  # struct user_regs_struct
-
-    def load(self, addr: int, size: int) -> int: ...
-
-    def store(self, addr: int, size: int, value: int) -> None: ...
-
-    def get_vector(self, number: int, size: int) -> int: ...
-
-    def set_vector(self, number: int, size: int, value: int) -> None: ...
 
 
 def execute(insn: Insn, cpu: Cpu) -> None:
@@ -39,50 +24,6 @@ def execute(insn: Insn, cpu: Cpu) -> None:
     done = ACTIONS[insn.name](insn, cpu)
     if done is not False:
         cpu.regs[RIP] = cpu.regs[RIP] + insn.length & WORD
-
-
-def address_of(memory: Memory, cpu: Cpu) -> int:
-    addr = memory.displacement
-    if memory.base is not None:
-        addr += cpu.regs[memory.base]
-    if memory.index is not None:
-        addr += cpu.regs[memory.index] * memory.scale
-    addr &= memory.mask
-    return addr if memory.segment is None else addr + cpu.regs[memory.segment] & WORD
-
-
-def get(operand: Operand, size: int, cpu: Cpu) -> int:
-    if isinstance(operand, Gpr):
-        return cpu.regs[operand.index] >> operand.shift & (1 << 8 * size) - 1
-    if isinstance(operand, Immediate):
-        return operand.value & (1 << 8 * size) - 1
-    if isinstance(operand, Memory):
-        return load(cpu, address_of(operand, cpu), size)
-    return cpu.get_vector(operand.number, size)
-
-
-def put(operand: Operand, value: int, cpu: Cpu) -> None:
-    if isinstance(operand, Memory):
-        store(cpu, address_of(operand, cpu), operand.size, value)
-    elif isinstance(operand, Gpr):
-        if operand.size == 4:
-            cpu.regs[operand.index] = value & 0xFFFFFFFF
-        else:
-            mask = (1 << 8 * operand.size) - 1 << operand.shift
-            cpu.regs[operand.index] = cpu.regs[operand.index] & ~mask & WORD | value << operand.shift & mask
-
-
-def load(cpu: Cpu, addr: int, size: int) -> int:
-    value = 0
-    for at in range(0, size, 8):
-        value |= cpu.load(addr + at & WORD, min(8, size - at)) << 8 * at
-    return value
-
-
-def store(cpu: Cpu, addr: int, size: int, value: int) -> None:
-    for at in range(0, size, 8):
-        piece = min(8, size - at)
-        cpu.store(addr + at & WORD, piece, value >> 8 * at & (1 << 8 * piece) - 1)
 
 
 def signed(value: int, size: int) -> int:
@@ -141,78 +82,78 @@ ARITHMETIC: dict[str, Arithmetic] = {
 def _arithmetic(insn: Insn, cpu: Cpu) -> None:
     target, source = insn.operands
     carry = cpu.regs[EFLAGS] & CF
-    a, b = get(target, insn.size, cpu), get(source, insn.size, cpu)
+    a, b = target.get(insn.size, cpu), source.get(insn.size, cpu)
     result, flags = ARITHMETIC[insn.name](a, b, carry, insn.size)
     if insn.name not in ("cmp", "test"):
-        put(target, result, cpu)
+        target.put(result, cpu)
     set_flags(cpu, ALL, flags)
 
 
 def _one_operand(insn: Insn, cpu: Cpu) -> None:
     (target,) = insn.operands
-    value, size = get(target, insn.size, cpu), insn.size
+    value, size = target.get(insn.size, cpu), insn.size
     if insn.name == "not":
-        put(target, ~value & (1 << 8 * size) - 1, cpu)
+        target.put(~value & (1 << 8 * size) - 1, cpu)
         return
     if insn.name == "neg":
         result, flags = subtract(0, value, 0, size)
     else:
         result, flags = (add if insn.name == "inc" else subtract)(value, 1, 0, size)
-    put(target, result, cpu)
+    target.put(result, cpu)
     set_flags(cpu, ALL if insn.name == "neg" else ALL & ~CF, flags)
 
 
 def _move(insn: Insn, cpu: Cpu) -> None:
     target, source = insn.operands
-    value = get(source, insn.size, cpu)
+    value = source.get(insn.size, cpu)
     if insn.name in ("movsx", "movsxd"):
         value = signed(value, insn.size)
     elif insn.name == "movbe":
         value = int.from_bytes(value.to_bytes(insn.size, "little"), "big")
-    put(target, value, cpu)
+    target.put(value, cpu)
 
 
 def _exchange(insn: Insn, cpu: Cpu) -> None:
     first, second = insn.operands
-    a, b = get(first, insn.size, cpu), get(second, insn.size, cpu)
+    a, b = first.get(insn.size, cpu), second.get(insn.size, cpu)
     # Memory first: if that fails nothing has happened.
     if isinstance(first, Memory):
-        put(first, b, cpu)
-        put(second, a, cpu)
+        first.put(b, cpu)
+        second.put(a, cpu)
     else:
-        put(second, a, cpu)
-        put(first, b, cpu)
+        second.put(a, cpu)
+        first.put(b, cpu)
 
 
 def _exchange_and_add(insn: Insn, cpu: Cpu) -> None:
     memory, register = insn.operands
-    old = get(memory, insn.size, cpu)
-    result, flags = add(old, get(register, insn.size, cpu), 0, insn.size)
-    put(memory, result, cpu)
-    put(register, old, cpu)
+    old = memory.get(insn.size, cpu)
+    result, flags = add(old, register.get(insn.size, cpu), 0, insn.size)
+    memory.put(result, cpu)
+    register.put(old, cpu)
     set_flags(cpu, ALL, flags)
 
 
 def _compare_exchange(insn: Insn, cpu: Cpu) -> None:
     memory, register = insn.operands
     accumulator = Gpr(RAX, insn.size)
-    old, expected = get(memory, insn.size, cpu), get(accumulator, insn.size, cpu)
-    put(memory, get(register, insn.size, cpu) if old == expected else old, cpu)
+    old, expected = memory.get(insn.size, cpu), accumulator.get(insn.size, cpu)
+    memory.put(register.get(insn.size, cpu) if old == expected else old, cpu)
     if old != expected:
-        put(accumulator, old, cpu)
+        accumulator.put(old, cpu)
     set_flags(cpu, ALL, subtract(expected, old, 0, insn.size)[1])
 
 
 def _bit(insn: Insn, cpu: Cpu) -> None:
     memory, source = insn.operands
     assert isinstance(memory, Memory)
-    bits, addr = 8 * insn.size, address_of(memory, cpu)
+    bits, addr = 8 * insn.size, memory.address(cpu)
     if isinstance(source, Gpr):
         # A bit number in a register may lie outside of the operand.
-        number = signed(get(source, insn.size, cpu), insn.size)
+        number = signed(source.get(insn.size, cpu), insn.size)
         addr = addr + (number // bits) * insn.size & WORD
     else:
-        number = get(source, 1, cpu)
+        number = source.get(1, cpu)
     value, bit = load(cpu, addr, insn.size), 1 << number % bits
     if insn.name != "bt":
         new = {"bts": value | bit, "btr": value & ~bit, "btc": value ^ bit}[insn.name]
@@ -222,21 +163,21 @@ def _bit(insn: Insn, cpu: Cpu) -> None:
 
 def _vector(insn: Insn, cpu: Cpu) -> None:
     target, source = insn.operands
-    value = get(source, insn.size, cpu)
+    value = source.get(insn.size, cpu)
     if isinstance(target, Vector):
         cpu.set_vector(target.number, 64 if insn.wide else 16, value)
     else:
-        put(target, value, cpu)
+        target.put(value, cpu)
 
 
 def _half(insn: Insn, cpu: Cpu) -> None:
     target, source = insn.operands
     shift = 64 if insn.name == "high" else 0
     if isinstance(target, Vector):
-        value, old = get(source, 8, cpu), cpu.get_vector(target.number, 16)
+        value, old = source.get(8, cpu), cpu.get_vector(target.number, 16)
         cpu.set_vector(target.number, 16, old & ~(WORD << shift) | value << shift)
     else:
-        put(target, get(source, 16, cpu) >> shift & WORD, cpu)
+        target.put(source.get(16, cpu) >> shift & WORD, cpu)
 
 
 def _string(insn: Insn, cpu: Cpu) -> bool:
@@ -247,7 +188,7 @@ def _string(insn: Insn, cpu: Cpu) -> bool:
     for _ in range(min(count, CHUNK)):
         value = regs[RAX] & (1 << 8 * size) - 1 if insn.name == "stos" else cpu.load(regs[RSI] & mask, size)
         if insn.name == "lods":
-            put(Gpr(RAX, size), value, cpu)
+            Gpr(RAX, size).put(value, cpu)
         else:
             cpu.store(regs[RDI] & mask, size, value)
         # Each element is final: if the next one fails, the instruction starts again there.

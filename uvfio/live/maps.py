@@ -55,19 +55,28 @@ class MapQuery:
     def __init__(self, maps: int, pid: int) -> None:
         self.maps = maps
         self.pid = pid
-        self._query = bytearray(_QUERY.size)
+        self.query = bytearray(_QUERY.size)  # for PROCMAP_QUERY
         self._answer = bytearray()
         self._found: Mapping | None = None
 
     def at(self, addr: int) -> Mapping | None:
-        _QUERY.pack_into(self._query, 0, _QUERY.size, 0, addr, *_NOTHING)
+        self.ask(addr)
         try:
-            fcntl.ioctl(self.maps, PROCMAP_QUERY, self._query, True)
+            fcntl.ioctl(self.maps, PROCMAP_QUERY, self.query, True)
         except OSError:
             return mapping_at(self.maps, self.pid, addr)  # which knows the reasons
-        answer = self._query[24:]
+        return self.answer()
+
+    def ask(self, addr: int) -> None:
+        """Make ``query`` one for *addr*."""
+        _QUERY.pack_into(self.query, 0, _QUERY.size, 0, addr, *_NOTHING)
+
+    def answer(self) -> Mapping:
+        """What the kernel has answered to ``query``."""
+        answer = self.query[24:]
         if answer != self._answer:
-            self._answer, self._found = answer, _mapping(self._query)
+            self._answer, self._found = answer, _mapping(self.query)
+        assert self._found is not None
         return self._found
 
 

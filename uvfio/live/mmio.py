@@ -23,16 +23,16 @@ Where another tracer is at work already (strace, gdb) there is no trap, and a li
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
+from uvfio.live.access import Access as Access
+from uvfio.live.access import Refused
 from uvfio.live.borrow import Borrower
 from uvfio.live.ptrace import VectorLayout
-from uvfio.live.tracing import Access as Access
-from uvfio.live.tracing import Refused, TracingThread, status_of
+from uvfio.live.syscalls import CallLoop
+from uvfio.live.tracing import TracingThread, status_of
 
 
 class Poller(Protocol):
@@ -67,8 +67,8 @@ class MmioTrapper:
         self._exited = exited
         self._owns = owns
         self._borrower = borrower
-        self._of_thread = threading.local()
         self.layout = VectorLayout()
+        self.loop = CallLoop()
         self._queue: deque[Access] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._tracers: dict[int, TracingThread] = {}  # by thread number
@@ -131,27 +131,25 @@ class MmioTrapper:
     def owns(self, device: int, inode: int) -> bool:
         return self._owns(device, inode)
 
-    def submit(self, access: Access) -> int:
-        """From a tracing thread: have it done, and wait for that. May raise Refused."""
-        if self._closed:
-            raise Refused
-        if self._borrower is not None and self._done_here(self._borrower, access):
-            return access.wait()
-        self._queue.append(access)
-        os.eventfd_write(self._wake, 1)
-        return access.wait()
+    def borrower(self) -> Borrower | None:
+        """For a tracing thread, which makes it: what lets it answer by itself."""
+        return None if self._borrower is None else self._borrower(self._knock)
 
-    def _done_here(self, make: Callable[[Callable[[], None]], Borrower], access: Access) -> bool:
-        borrower: Borrower | None = getattr(self._of_thread, "borrower", None)
-        if borrower is None:
-            borrower = self._of_thread.borrower = make(self._knock)
-        return borrower.run(partial(self._serve_here, access))
-
-    def _serve_here(self, access: Access) -> None:
+    def answer(self, access: Access) -> None:
+        """From a tracing thread that has borrowed the model: have it done."""
         if self._closed:
             access.answer(None)
         else:
             self._dispatch(access)
+
+    def submit(self, access: Access) -> int:
+        """From any other: have the main thread do it, and wait for that. May raise Refused."""
+        if self._closed:
+            raise Refused
+        access.hand_over()
+        self._queue.append(access)
+        os.eventfd_write(self._wake, 1)
+        return access.wait()
 
     def _knock(self) -> None:
         if not self._closed:

@@ -9,9 +9,10 @@ as the XSAVE area that the kernel shows; where its parts lie is the processor's 
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import struct
+
+from uvfio.live.syscalls import address_of, machine_code
 
 PTRACE_CONT = 7
 PTRACE_GETREGS = 12
@@ -36,7 +37,7 @@ NT_X86_XSTATE = 0x202
 WNOTHREAD = 0x20000000  # children and tracees of this thread only
 WALL = 0x40000000
 
-REGS = struct.Struct("<27Q")
+REGS = struct.Struct("<27Q")  # struct user_regs_struct
 SIGINFO = struct.Struct("<iii4xQ")  # signo, errno, code, addr
 SIGINFO_SIZE = 128
 XSAVE_ROOM = 16384
@@ -44,8 +45,7 @@ XSTATE_BV = 512
 LEGACY_XMM = 160
 SSE, AVX, ZMM_HIGH, ZMM_16_31 = 1, 2, 6, 7
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
+_ptrace = ctypes.CDLL(None, use_errno=True).ptrace
 _ptrace.restype = ctypes.c_long
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
@@ -60,63 +60,38 @@ class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
 
-def _address(area: bytearray) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(area))
+def seize(tid: int) -> None:
+    ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
 
 
-class Tracer:
-    """The calls on a stopped thread, with buffers of their own."""
+def listen(tid: int) -> None:
+    """Stay in the group stop that the thread is in, until SIGCONT."""
+    ptrace(PTRACE_LISTEN, tid)
 
-    def __init__(self, layout: VectorLayout) -> None:
-        self.layout = layout
-        self._regs = ctypes.create_string_buffer(REGS.size)
-        self._siginfo = ctypes.create_string_buffer(SIGINFO_SIZE)
-        self._message = ctypes.c_ulong()
-        self._regs_at = ctypes.addressof(self._regs)
-        self._siginfo_at = ctypes.addressof(self._siginfo)
 
-    def seize(self, tid: int) -> None:
-        options = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC
-        ptrace(PTRACE_SEIZE, tid, 0, options)
+def event_message(tid: int) -> int:
+    message = ctypes.c_ulong()
+    ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(message))
+    return message.value
 
-    def cont(self, tid: int, signal: int = 0) -> None:
-        ptrace(PTRACE_CONT, tid, 0, signal)
 
-    def listen(self, tid: int) -> None:
-        """Stay in the group stop that the thread is in, until SIGCONT."""
-        ptrace(PTRACE_LISTEN, tid)
+def set_fault(tid: int, signal: int, code: int, addr: int) -> None:
+    """Change the signal that is about to be delivered."""
+    info = bytearray(SIGINFO_SIZE)
+    SIGINFO.pack_into(info, 0, signal, 0, code, addr)
+    ptrace(PTRACE_SETSIGINFO, tid, 0, address_of(info))
 
-    def get_regs(self, tid: int) -> list[int]:
-        ptrace(PTRACE_GETREGS, tid, 0, self._regs_at)
-        return list(REGS.unpack(self._regs))
 
-    def set_regs(self, tid: int, regs: list[int]) -> None:
-        REGS.pack_into(self._regs, 0, *regs)
-        ptrace(PTRACE_SETREGS, tid, 0, self._regs_at)
+def get_vectors(tid: int, layout: VectorLayout) -> Vectors:
+    area = bytearray(XSAVE_ROOM)
+    io = Iovec(address_of(area), XSAVE_ROOM)
+    ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(io))
+    return Vectors(area, io.length, layout)
 
-    def get_fault(self, tid: int) -> tuple[int, int]:
-        """si_code and si_addr of the signal about to be delivered."""
-        ptrace(PTRACE_GETSIGINFO, tid, 0, self._siginfo_at)
-        _signo, _errno, code, addr = SIGINFO.unpack_from(self._siginfo)
-        return code, addr
 
-    def set_fault(self, tid: int, signal: int, code: int, addr: int) -> None:
-        SIGINFO.pack_into(self._siginfo, 0, signal, 0, code, addr)
-        ptrace(PTRACE_SETSIGINFO, tid, 0, self._siginfo_at)
-
-    def event_message(self, tid: int) -> int:
-        ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(self._message))
-        return self._message.value
-
-    def get_vectors(self, tid: int) -> Vectors:
-        area = bytearray(XSAVE_ROOM)
-        io = Iovec(_address(area), XSAVE_ROOM)
-        ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(io))
-        return Vectors(area, io.length, self.layout)
-
-    def set_vectors(self, tid: int, vectors: Vectors) -> None:
-        io = Iovec(_address(vectors.area), vectors.length)
-        ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(io))
+def set_vectors(tid: int, vectors: Vectors) -> None:
+    io = Iovec(address_of(vectors.area), vectors.length)
+    ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(io))
 
 
 class VectorLayout:
@@ -129,12 +104,10 @@ class VectorLayout:
         self.offset = {part: self._offset(part) for part in (AVX, ZMM_HIGH, ZMM_16_31)}
 
     def _offset(self, part: int) -> int:
-        with mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
-            page[: len(self.CPUID)] = self.CPUID
-            out = (ctypes.c_uint32 * 2)()
-            code = ctypes.addressof(ctypes.c_char.from_buffer(page))
-            cpuid = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)(code)
-            cpuid(13, part, ctypes.addressof(out))
+        page, at = machine_code(self.CPUID)
+        out = (ctypes.c_uint32 * 2)()
+        ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)(at)(13, part, ctypes.addressof(out))
+        page.close()
         return out[1]
 
 

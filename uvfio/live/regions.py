@@ -38,7 +38,7 @@ PAGE_SIZE = 4096
 
 
 class Regions:
-    """Of all devices; *exited* as in MmioTrapper. *guarded(body)* runs *body* and reports what goes wrong."""
+    """Of all devices; *exited* as in MmioTrapper. *guarded(body, ...)* calls *body* and reports what goes wrong."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Regions:
         loop: Loop,
         complain: Callable[[str], None],
         exited: Callable[[int, int], None],
-        guarded: Callable[[Callable[[], Any]], Any],
+        guarded: Callable[..., Any],
     ) -> None:
         self.open_files = open_files
         self.loop = loop
@@ -91,7 +91,7 @@ class Regions:
             self._trapper.close()
 
     def _dispatch(self, access: Access) -> None:
-        self.guarded(partial(self._access, access))
+        self.guarded(self._access, access)
         if current().task_works:
             self.guarded(run_task_works)
 

@@ -205,10 +205,10 @@ class Supervisor:
     def _spawn(self, body: Callable[[], Any], name: str) -> None:
         self.runtime.spawn(lambda: self._guarded(body), name)
 
-    def _guarded(self, body: Callable[[], Any]) -> Any:
+    def _guarded(self, body: Callable[..., Any], *args: Any) -> Any:
         """*body* must not take the supervisor down; None if it went wrong."""
         try:
-            return body()
+            return body(*args)
         except Errno as e:
             self.complain(f"{current().name}: {e}")
         except (Splat, InternalError) as e:
