@@ -5,8 +5,8 @@ An access to a mapped register: pinned to one processor, and from four threads.
     python bench/bench_mmio.py [COUNT]
 
 Each is measured three times in turn, and the best of each counts. Exits 1 when a limit
-is not kept. Microseconds depend on the machine: the round trip of the supervisor in C
-that does nothing is printed for comparison.
+is not kept. Microseconds depend on the machine: what a tracer in C needs for the same
+stops, pinned, is printed for comparison.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_ioctl import build, microseconds
+from bench_ioctl import build
 
 HERE = Path(__file__).parent
 CLIENTS = HERE.parent / "tests" / "clients"
@@ -25,28 +25,28 @@ LIMITS = {"pinned": 20.0, "four threads": 25.0}
 ROUNDS = 3
 
 
-def measure(client: str, threads: int, count: str, pinned: bool) -> float:
-    run = [sys.executable, "-m", "uvfio", "run", "-d", "edu", "--", client, str(threads), count]
+def microseconds(command: list[str], pinned: bool) -> float:
     pin = (lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})) if pinned else None
-    done = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, preexec_fn=pin)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, preexec_fn=pin)
     return float(done.stdout)
 
 
 def main() -> int:
     count = sys.argv[1] if len(sys.argv) > 1 else "5000"
     with tempfile.TemporaryDirectory() as directory:
-        supervisor, null = build(directory, "null_supervisor"), build(directory, "ioctl_client")
+        tracer = build(directory, "null_tracer")
         client = build(directory, "mmio_client", f"{CLIENTS}/nvme_queue.c", f"{CLIENTS}/client_lib.c", "-lpthread")
+        run = [sys.executable, "-m", "uvfio", "run", "-d", "edu", "--", client]
         rounds = [
             {
-                "floor": microseconds([supervisor, null, "/dev/null", "null", count]),
-                "pinned": measure(client, 1, count, True),
-                "four threads": measure(client, 4, count, False),
+                "floor": microseconds([tracer, count], True),
+                "pinned": microseconds([*run, "1", count], True),
+                "four threads": microseconds([*run, "4", count], False),
             }
             for _ in range(ROUNDS)
         ]
     best = {name: min(each[name] for each in rounds) for name in rounds[0]}
-    print(f"do-nothing supervisor in C   {best['floor']:6.2f} us a call")
+    print(f"do-nothing tracer in C       {best['floor']:6.2f} us an access")
     for name, limit in LIMITS.items():
         print(f"{name:28} {best[name]:6.2f} us an access, {best[name] / best['floor']:5.2f} x   (limit {limit:.0f} us)")
     return 0 if all(best[name] <= limit for name, limit in LIMITS.items()) else 1

@@ -59,6 +59,17 @@ def test_signals_all_the_time(tmp_path: Path, flag: str) -> None:
     assert text == "wrong answers: 0, signals came: 1\n"
 
 
+def test_single_stepped_registers(tmp_path: Path) -> None:
+    text = printed(build(tmp_path / "stepped", ["stepped.c", "nvme_queue.c", "client_lib.c"], "-mno-red-zone"))
+    rotated = ~0xFFFFFFAF & 0xFFFFFFFF  # of ~5, and inverted again
+    assert text.splitlines() == [
+        f"rotated: {rotated:#x}",
+        "three times the identity: 0x30002c7",
+        "popped: 0xa",
+        "5! = 120",
+    ]
+
+
 def test_without_libc(tmp_path: Path) -> None:
     flags = ("-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie")
     assert printed(build(tmp_path / "raw", ["raw.c"], *flags)) == "6! is 720\n"

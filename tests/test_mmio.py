@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 from clients_build import build
 
-from uvfio.live.decode import InsnDecoder
 from uvfio.live.mmio import Access, MmioTrapper
 
 SIZE = 4096
@@ -33,7 +33,11 @@ class Toy:
         self.memfd = os.memfd_create("toy", 0)
         self.inode = os.fstat(self.memfd).st_ino
         self.trapper = MmioTrapper(
-            self.dispatch, self.complaints.append, self.statuses.__setitem__, lambda _device, inode: inode == self.inode
+            self.dispatch,
+            self.complaints.append,
+            self.statuses.__setitem__,
+            lambda _device, inode: inode == self.inode,
+            backing=lambda _inode: os.dup(self.memfd),
         )
         self.trapper.start(self)
 
@@ -117,13 +121,30 @@ def test_tracing_is_not_noticed(tmp_path: Path) -> None:
     assert toy.complaints == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    ["0f c7 0f", "d8 07", "62 f1 7e 49 6f 07", "48 a7", "65 a4", "ff 37"],
-    ids=["cmpxchg8b", "fadd", "masked vmovdqu32", "cmps", "movs from gs", "push"],
-)
-def test_what_is_not_understood_is_refused(code: str) -> None:
-    assert InsnDecoder().decode(bytes.fromhex(code).ljust(15, b"\x90")) is None
+def test_nobody_else_sees_a_step(tmp_path: Path) -> None:
+    toy = Toy()
+    status, text = toy.run(build(tmp_path / "step", ["mmio_step.c"], "-mcx16", "-lpthread"))
+    assert text.splitlines() == [
+        "stepped 60, in the register 60",
+        *[f"thread {i} lost 0" for i in range(3)],
+        "signals came: 1",
+    ]
+    assert status == 0
+    assert toy.complaints == []
+
+
+@pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="NO AVX2: gathers were not tried")
+def test_what_can_not_be_stepped_is_one_line(tmp_path: Path) -> None:
+    """A gather touches as many places as it has elements."""
+    toy = Toy()
+    status, text = toy.run(build(tmp_path / "gather", ["mmio_gather.c"]))
+    assert (os.WTERMSIG(status), text) == (signal.SIGBUS, "")
+    (complaint,) = toy.complaints
+    assert re.fullmatch(
+        r"process \d+ touched device memory at 0x[0-9a-f]+ with vpgatherdd .*, "
+        "which uvfio can neither emulate nor single-step: SIGBUS",
+        complaint,
+    )
 
 
 def test_another_tracer_is_one_line() -> None:

@@ -17,12 +17,11 @@ import signal
 import struct
 import threading
 
-from uvfio.live.ptrace import PTRACE_EVENT_STOP, PTRACE_SEIZE, REGS, WALL, WNOTHREAD, ptrace
+from uvfio.live.ptrace import PTRACE_EVENT_STOP, PTRACE_INTERRUPT, PTRACE_SEIZE, REGS, WALL, WNOTHREAD, ptrace
 from uvfio.live.shellwrite import (
     ORIG_RAX,
     PTRACE_DETACH,
     PTRACE_GETREGS,
-    PTRACE_INTERRUPT,
     PTRACE_O_TRACESYSGOOD,
     PTRACE_SETREGS,
     PTRACE_SYSCALL,

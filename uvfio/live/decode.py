@@ -5,8 +5,7 @@ Decode the one instruction that touched device memory.
 What is understood: moves of 1 to 8 bytes in both directions (mov, movzx, movsx, movsxd,
 movnti, movbe), arithmetic with memory as source or destination (add ... xadd, cmpxchg,
 bts, with or without lock), the string moves, and vector moves of up to 64 bytes (SSE,
-AVX, AVX-512 without a mask). Everything else is None and for the caller to refuse;
-single-stepping what is not understood is left for later.
+AVX, AVX-512 without a mask). Everything else is None, and for ``singlestep.py``.
 
 A decoded instruction depends on its bytes only, so it is kept and found again by them.
 """

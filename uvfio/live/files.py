@@ -17,6 +17,7 @@ import os
 import secrets
 import select
 import struct
+import threading
 from collections.abc import Callable
 from errno import EAGAIN, EFAULT
 
@@ -33,11 +34,12 @@ _EVENT = struct.Struct("<iIII")
 class OpenFile:
     """The host's side of a File (``file.host``)."""
 
-    def __init__(self, link: str, inode: int, watch: int, content: int | None) -> None:
+    def __init__(self, link: str, inode: int, watch: int, content: int | None, backing: int | None = None) -> None:
         self.link = link  # what readlink of /proc/PID/fd/N shows
         self.inode = inode
         self.watch = watch
         self.content = content  # our own fd on the memfd, if what is written to it matters
+        self.backing = backing  # the same for a file with registers, which have no pages there
         self.calls = 0  # handlers that work on the file now
         self.closed = False  # no client has it any more; the last of those calls drops it
         self.vmas: list[Vma] = []  # what clients may have mapped of it (mappedmemory.py)
@@ -56,7 +58,8 @@ class OpenFiles:
         self._serial = 0
         self._device = -1  # that memfds are on
         # What regions.py knows of device files: their size and content, and DMA to what is mapped.
-        self.furnish: Callable[[File, int], None] = lambda _file, _memfd: None
+        self.furnish: Callable[[File, int], bool] = lambda _file, _memfd: False
+        self._lock = threading.Lock()  # of backing, which tracing threads ask for
         self.shared = SharedFiles()  # files of the host
         self.device_memory: Callable[[int, int, int], PinnedPages] = _no_device
         self.watch_pipe: Callable[[File, int], None] = lambda _file, _fd: None  # calls hung_up()
@@ -73,19 +76,18 @@ class OpenFiles:
         self._serial += 1
         name = f"uvfio-{self._token}-{self._serial}:{file.name}"
         memfd = os.memfd_create(name, os.MFD_CLOEXEC)
-        self.furnish(file, memfd)
+        registers = self.furnish(file, memfd)
         # Hosts from 6.14 on send no events for the file that memfd_create itself made.
         path = f"/proc/self/fd/{memfd}"
         ours = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        if keep_content:
-            watched, content = memfd, memfd
-        else:
+        watched = memfd if keep_content else ours
+        if not keep_content and not registers:
             os.close(memfd)
-            watched, content = ours, None
         watch = host.inotify_add_watch(self.inotify, f"/proc/self/fd/{watched}", host.IN_CLOSE)
         inode = os.fstat(ours)
         self._device = inode.st_dev
-        opened = OpenFile(os.readlink(f"/proc/self/fd/{ours}"), inode.st_ino, watch, content)
+        kept = memfd if keep_content else None, memfd if registers else None
+        opened = OpenFile(os.readlink(f"/proc/self/fd/{ours}"), inode.st_ino, watch, *kept)
         file.host = opened
         self.by_link[opened.link] = file
         self.by_inode[opened.inode] = file
@@ -115,6 +117,13 @@ class OpenFiles:
         """Is that a memfd of ours?"""
         return device == self._device and inode in self.by_inode
 
+    def backing(self, inode: int) -> int | None:
+        """From any thread: a new fd on the memfd of a device file."""
+        with self._lock:
+            file = self.by_inode.get(inode)
+            fd = None if file is None else file.host.backing
+            return None if fd is None else os.dup(fd)
+
     def released(self) -> list[File]:
         """Files that nobody has or uses any more, since the last call."""
         try:
@@ -143,11 +152,16 @@ class OpenFiles:
         for pipe in self._pipes.values():
             pipe.close()
         for file in self._by_watch.values():
-            if file.host.content is not None:
-                os.close(file.host.content)
+            for fd in (file.host.content, file.host.backing):
+                if fd is not None:
+                    os.close(fd)
 
     def _forget(self, file: File) -> None:
         opened: OpenFile = file.host
+        with self._lock:
+            if opened.backing is not None:
+                os.close(opened.backing)
+                opened.backing = None
         del self.by_link[opened.link], self.by_inode[opened.inode], self._by_watch[opened.watch]
         host.inotify_rm_watch(self.inotify, opened.watch)
 

@@ -12,8 +12,8 @@ The device model belongs to the main thread. While that has nothing to do the tr
 thread borrows it (``borrow.py``); else the access is handed over through a queue and an
 eventfd, and the tracing thread waits for the answer.
 
-Known differences from hardware: an instruction that ``decode.py`` does not understand
-gets a SIGBUS too, and a line on stderr (single-stepping it is left for later). The host
+Known differences from hardware: an instruction that can neither be emulated nor be done
+in a single step (``singlestep.py``) gets a SIGBUS too, and a line on stderr. The host
 raises this SIGBUS by force, so a client that blocks or ignores SIGBUS finds it at its
 default and unblocked afterwards. A process that shares its address space with the
 client without being its thread is trapped only if it was made after the first mapping.
@@ -50,7 +50,8 @@ class MmioTrapper:
     *dispatch* is called there with each Access and must see to it that it is answered
     (it may sleep for that). *exited(pid, status)* hears, from a tracing thread,
     of a child of ours that we have reaped, before anybody can find that it is gone;
-    *owns(device, inode)*, asked there too, says if a mapped file is one of ours.
+    *owns(device, inode)*, asked there too, says if a mapped file is one of ours, and
+    *backing(inode)* gives a new fd on it.
     *borrower(knock)* makes what lets a tracing thread call *dispatch* itself.
     """
 
@@ -61,12 +62,14 @@ class MmioTrapper:
         exited: Callable[[int, int], None] = lambda _pid, _status: None,
         owns: Callable[[int, int], bool] = lambda _device, _inode: True,
         borrower: Callable[[Callable[[], None]], Borrower] | None = None,
+        backing: Callable[[int], int | None] = lambda _inode: None,
     ) -> None:
         self._dispatch = dispatch
         self._complain = complain
         self._exited = exited
         self._owns = owns
         self._borrower = borrower
+        self.backing = backing
         self.layout = VectorLayout()
         self.loop = CallLoop()
         self._queue: deque[Access] = deque()

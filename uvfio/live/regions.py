@@ -56,11 +56,14 @@ class Regions:
         self._trapper: MmioTrapper | None = None
         self._memory_of: dict[Any, int] = {}  # owner of the first block: inode of the file that has the memory
 
-    def furnish(self, file: File, memfd: int) -> None:
-        """*memfd* will stand for *file*: put the memory of its device there."""
+    def furnish(self, file: File, memfd: int) -> bool:
+        """*memfd* will stand for *file*: put the memory of its device there. True if it has registers."""
         blocks = _native_memory(file)
-        if not blocks or self._memory_of.get(blocks[0].owner) in self.open_files.by_inode:
-            return
+        if blocks and self._memory_of.get(blocks[0].owner) not in self.open_files.by_inode:
+            self._fill(memfd, blocks)
+        return _pci_core(file) is not None
+
+    def _fill(self, memfd: int, blocks: list[_Block]) -> None:
         start = REGION_TAG << 48
         size = max(block.offset + _page_align(block.size) for block in blocks)
         os.ftruncate(memfd, start + size)
@@ -78,7 +81,12 @@ class Regions:
             return
         if self._trapper is None:
             self._trapper = MmioTrapper(
-                self._dispatch, self.complain, self.exited, self.open_files.owns, partial(Borrower, self.loop)
+                self._dispatch,
+                self.complain,
+                self.exited,
+                self.open_files.owns,
+                partial(Borrower, self.loop),
+                self.open_files.backing,
             )
             self._trapper.start(self.loop)
         self._trapper.attach(thread.pid)

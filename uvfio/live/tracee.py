@@ -8,7 +8,7 @@ from typing import Protocol
 
 from uvfio.live import host, maps
 from uvfio.live.access import Access
-from uvfio.live.ptrace import VectorLayout, Vectors, get_vectors, set_vectors
+from uvfio.live.ptrace import PTRACE_SETREGS, VectorLayout, Vectors, get_vectors, ptrace, set_vectors
 from uvfio.live.stops import Fault
 from uvfio.live.syscalls import CallLoop
 
@@ -28,6 +28,8 @@ class Owner(Protocol):
     loop: CallLoop
 
     def owns(self, device: int, inode: int) -> bool: ...
+
+    def backing(self, inode: int) -> int | None: ...
 
     def submit(self, access: Access) -> int: ...
 
@@ -70,6 +72,24 @@ class Tracee:
         """Is it a device that it touched?"""
         self._trapped = self._ours(self.fault.mapping())
         return self._trapped is not None
+
+    def is_device(self, addr: int, size: int) -> bool:
+        """Are these bytes where the instruction faulted?"""
+        return self._is_trapped(addr) and self._is_trapped(addr + size - 1)
+
+    def file_offset(self, addr: int) -> int:
+        """Where the device's byte at *addr* is in the mapped file."""
+        assert self._trapped is not None
+        return self._trapped.offset + addr - self._trapped.start
+
+    def backing(self) -> int | None:
+        """A new fd on that file."""
+        assert self._trapped is not None
+        return self.owner.backing(self._trapped.inode)
+
+    def restart(self) -> None:
+        """Go back to where the instruction faulted."""
+        ptrace(PTRACE_SETREGS, self.tid, 0, self.fault.regs_at)
 
     def _ours(self, mapping: maps.Mapping | None) -> maps.Mapping | None:
         """*mapping*, if it is one of our files."""

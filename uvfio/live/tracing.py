@@ -31,6 +31,7 @@ from uvfio.live.ptrace import (
     seize,
     set_fault,
 )
+from uvfio.live.singlestep import CannotStep, single_step
 from uvfio.live.stops import Stops
 from uvfio.live.syscalls import CallLoop
 from uvfio.live.tracee import NoMemory, Tracee
@@ -54,6 +55,8 @@ class Trapper(Protocol):
 
     def owns(self, device: int, inode: int) -> bool: ...
 
+    def backing(self, inode: int) -> int | None: ...
+
     def complain(self, line: str) -> None: ...
 
     def exited(self, pid: int, status: int) -> None: ...
@@ -72,9 +75,11 @@ class TracingThread(threading.Thread):
         self.loop = trapper.loop
         self.layout = trapper.layout
         self.owns = trapper.owns
+        self.backing = trapper.backing
         self._stops = Stops(trapper.loop)
         self._decoder = InsnDecoder()
         self._known: dict[int, Tracee] = {}
+        self._tids: set[int] = set()  # all that we trace
         self._borrower: Borrower | None = None
 
     def run(self) -> None:
@@ -128,11 +133,13 @@ class TracingThread(threading.Thread):
                     if tracer != self.native_id and state not in "ZX":
                         raise
             seized |= new
+        self._tids |= seized
 
     def _ended(self, tid: int, code: int, status: int) -> None:
         killed = code != os.CLD_EXITED
         self.trapper.exited(tid, status | (0x80 if code == os.CLD_DUMPED else 0) if killed else status << 8)
         self._forget(tid)
+        self._tids.discard(tid)
         try:
             os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | WALL | WNOTHREAD)
         except ChildProcessError:
@@ -143,8 +150,11 @@ class TracingThread(threading.Thread):
             listen(tid)
         elif event:
             if event == PTRACE_EVENT_EXEC:
+                former = event_message(tid)
+                self._tids.discard(former)
                 self._forget(tid)
-                self._forget(event_message(tid))
+                self._forget(former)
+            self._tids.add(tid)  # a new one stops before it does anything
             self._stops.go_on(tid)
         elif sig == signal.SIGBUS:
             self._bus_error(tid)
@@ -167,23 +177,27 @@ class TracingThread(threading.Thread):
             self._stops.go_on(tid, signal.SIGBUS)
             return
         code = fault.instruction()
-        insn = self._decoder.decode(code) if code else None
-        if insn is None:
-            if code:  # else its memory is gone: killed meanwhile
-                self.trapper.complain(
-                    f"process {tid} touched device memory at {fault.si_addr:#x} with {describe(code)}, "
-                    "which uvfio cannot emulate: SIGBUS"
-                )
+        if not code:  # its memory is gone: killed meanwhile
             self._stops.go_on(tid, signal.SIGBUS)
             return
-        sig = 0
+        insn = self._decoder.decode(code)
         try:
+            if insn is None:
+                self._stops.go_on(tid, single_step(tracee, code, self._tids - {tid}))
+                return
             execute(insn, tracee)
+            sig = 0
         except Refused:
             sig = signal.SIGBUS
         except NoMemory as e:
             sig = signal.SIGSEGV
             set_fault(tid, sig, SEGV_MAPERR, e.addr)
+        except CannotStep:
+            sig = signal.SIGBUS
+            self.trapper.complain(
+                f"process {tid} touched device memory at {fault.si_addr:#x} with {describe(code)}, "
+                "which uvfio can neither emulate nor single-step: SIGBUS"
+            )
         tracee.write_back()  # also elements of a string instruction before one that failed
         self._stops.go_on(tid, sig, fault.regs_at)
 
