@@ -154,6 +154,22 @@ def test_a_guest_runs_natively_beside_kvm_vfio():
     """)
 
 
+def test_a_guest_on_kvm_gets_no_registers_to_map():
+    if not host_has_kvm():
+        pytest.skip("needs a /dev/kvm that can be opened: the link of a VM's fd is what tells")
+    serve("""
+        group, container = os.open("/dev/vfio/1", os.O_RDWR), os.open("/dev/vfio/vfio", os.O_RDWR)
+        fcntl.ioctl(group, 0x3b68, struct.pack("i", container))
+        fcntl.ioctl(container, 0x3b66, 1)
+        device_fd = fcntl.ioctl(group, 0x3b6a, bytearray(b"0000:00:01.0\\0"))
+        def flags():
+            return struct.unpack_from("I", fcntl.ioctl(device_fd, 0x3b6c, struct.pack("4I2Q", 32, 0, 0, 0, 0, 0)), 4)[0]
+        assert flags() == 3, flags()
+        os.close(vm)
+        assert flags() == 7, flags()
+    """)
+
+
 def test_qemu_tells_its_vm_of_a_group(tmp_path):
     qemu = need_program("qemu-system-x86_64", "qemu-system-x86")
     if not host_has_kvm():

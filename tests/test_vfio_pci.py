@@ -343,6 +343,13 @@ def test_memory_bars_come_first_in_the_file() -> None:
         offsets = [user.region(device, index)[2] for index in range(8)]
         assert (offsets[0], offsets[2], offsets[4], offsets[7]) == (DISPLACED_BAR0, 0, 8192, CONFIG)
         assert user.region(device, 2)[0] & VFIO_REGION_INFO_FLAG_MMAP
+        user.runs_guest = lambda: True  # on KVM: what must be trapped is not offered, memory is
+        assert [bool(user.region(device, index)[0] & VFIO_REGION_INFO_FLAG_MMAP) for index in (0, 2, 4)] == [
+            False,
+            True,
+            True,
+        ]
+        user.runs_guest = lambda: False
         core = user.files.get(device).private_data.device.drvdata
         for index in (0, 2, 4, 7):
             assert vfio_pci_region_at(core, offsets[index] + 16) == (index, 16)

@@ -26,6 +26,7 @@ from uvfio.live.notify import Call, Listener
 from uvfio.live.sharedfile import ClientFile, NoMemory
 from uvfio.runtime.errors import Errno
 
+VM_LINK = "anon_inode:kvm-vm"
 HOST_FILE = FileOperations()  # of a file that is none of ours: every use as one of ours fails
 MANY_FDS = 1 << 16
 MANY_THREADS = 32  # look for dead ones among the known threads whenever there are so many more
@@ -96,19 +97,23 @@ class LiveThread:
     def capable(self, capability: int) -> bool:
         return capability != CAP_IPC_LOCK or host.has_capability(self.tid, CAP_IPC_LOCK)
 
+    def runs_guest(self) -> bool:
+        """Has it a VM of the host's KVM open?"""
+        return any(self._link(fd) == VM_LINK for fd in os.listdir(self.fd_dir))
+
     def file_of(self, fd: int) -> File | None:
         """The modelled File that *fd* stands for. None: it is the host's, or not open."""
-        try:
-            return self.clients.open_files.by_link.get(os.readlink(str(fd), dir_fd=self.fd_dir))
-        except OSError:
-            return None
+        return self.clients.open_files.by_link.get(self._link(str(fd)))
 
     def is_open(self, fd: int) -> bool:
+        return bool(self._link(str(fd)))
+
+    def _link(self, fd: str) -> str:
+        """What /proc says of *fd*; empty if it is not open."""
         try:
-            os.readlink(str(fd), dir_fd=self.fd_dir)
+            return os.readlink(fd, dir_fd=self.fd_dir)
         except OSError:
-            return False
-        return True
+            return ""
 
     def get(self, fd: int) -> File:
         file = self.file_of(fd) if fd >= 0 else None

@@ -21,7 +21,7 @@ from uvfio.linux.kernel.fs import File
 from uvfio.linux.kvm.main import KvmVmFops, kvm_create_vm, kvm_get_kvm_safe, kvm_put_kvm
 from uvfio.linux.kvm.private import Kvm
 from uvfio.live import host
-from uvfio.live.client import LiveThread
+from uvfio.live.client import VM_LINK, LiveThread
 from uvfio.live.files import OpenFile
 from uvfio.runtime.errors import Errno
 from uvfio.uapi.kvm import (
@@ -33,7 +33,6 @@ from uvfio.uapi.kvm import (
 )
 
 DEV_KVM = "/dev/kvm"
-VM_LINK = "anon_inode:kvm-vm"
 
 
 def host_has_kvm() -> bool:

@@ -130,6 +130,9 @@ class Process(Protocol):
     def capable(self, capability: int) -> bool:
         """Does it have *capability* (``CAP_...``)?"""
 
+    def runs_guest(self) -> bool:
+        """Does a guest of it run on the host's processor, where no access can be trapped?"""
+
 
 def capable(capability: int) -> bool:
     """Does the current process have *capability*? Kernel threads have all."""

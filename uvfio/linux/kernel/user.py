@@ -101,6 +101,9 @@ class UserProcess:
     def capable(self, capability: int) -> bool:
         return self.capabilities is None or capability in self.capabilities
 
+    def runs_guest(self) -> bool:
+        return False
+
     def open(self, path: str, flags: int = 0) -> int:
         node = devtmpfs_lookup(path)
         if node is None:

@@ -26,7 +26,7 @@ from uvfio.linux.base.pci import (
     pci_try_reset_function,
 )
 from uvfio.linux.kernel.fs import File, Vma
-from uvfio.linux.kernel.process import eventfd_ctx_fdget
+from uvfio.linux.kernel.process import Process, eventfd_ctx_fdget
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
 from uvfio.linux.vfio import main
 from uvfio.linux.vfio.iommufd import VfioIommufdPhysicalOps
@@ -35,6 +35,7 @@ from uvfio.linux.vfio.pci.private import PAGE_SIZE, PCI_STD_NUM_BARS, VfioPciCor
 from uvfio.linux.vfio.private import VfioDevice
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
+from uvfio.runtime.task import current
 from uvfio.uapi.pci_regs import PCI_MSIX_ENTRY_SIZE, PCI_MSIX_TABLE
 from uvfio.uapi.vfio import (
     VFIO_DEVICE_FEATURE_DMA_BUF,
@@ -301,8 +302,15 @@ def vfio_pci_get_region_info_caps(core: VfioPciCoreDevice, info: Any) -> list[tu
 
 
 def vfio_pci_bar_mmap_supported(core: VfioPciCoreDevice, index: int) -> bool:
+    """
+    As Linux, but for registers and a guest on KVM: it would find no memory there, and its
+    VMM gets to know of accesses only where nothing is mapped.
+    """
     bar = core.pdev.bars[index]
-    return bool(bar.size >= PAGE_SIZE and bar.kind != "io")
+    if bar.size < PAGE_SIZE or bar.kind == "io":
+        return False
+    process: Process | None = current().process
+    return bar.ram or process is None or not process.runs_guest()
 
 
 def vfio_pci_ioctl_get_irq_info(core: VfioPciCoreDevice, arg: int) -> int:
