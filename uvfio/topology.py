@@ -17,6 +17,7 @@ from typing import Any
 from uvfio.devices.bridges import PciBridge
 from uvfio.devices.kit import PciDevice
 from uvfio.devices.registry import make
+from uvfio.devices.sriov import OFFSET, STRIDE
 
 DEFAULT_DRIVER = "vfio-pci"
 SLOTS = 32
@@ -91,7 +92,7 @@ class _Placing:
     def __init__(self, devices: Sequence[Plugged], hardware: Mapping[str, Any], bridges: Mapping[str, str]) -> None:
         self.waiting = list(devices)
         self.bridges = dict(bridges)
-        self.taken = set(hardware)
+        self.taken = {*hardware, *(name for bdf, model in hardware.items() for name in virtual_addresses(model, bdf))}
         self.done: list[tuple[Plugged, PciDevice, str]] = []
         self.last_bus = max([0, *(model.secondary for model in hardware.values())])
 
@@ -103,6 +104,7 @@ class _Placing:
             self.waiting.remove(plugged)
             model = make(plugged.model, **plugged.options)
             self.done.append((plugged, model, bdf))
+            self._take_virtual(model, bdf)
             if isinstance(model, PciBridge):
                 if plugged.id is not None:
                     self._name(plugged.id, bdf)
@@ -124,6 +126,13 @@ class _Placing:
             raise ValueError(f"there must be at most {MAX_BUS} bridges")
         self.last_bus += 1
         bridge.number(primary, self.last_bus, self.last_bus)
+
+    def _take_virtual(self, model: PciDevice, bdf: str) -> None:
+        """Keep others from where virtual functions will be."""
+        wanted = virtual_addresses(model, bdf)
+        if self.taken & set(wanted):
+            raise ValueError(f"{wanted[0]} to {wanted[-1]} must be free: they are virtual functions of {bdf}")
+        self.taken |= set(wanted)
 
     def _name(self, name: str, bdf: str) -> None:
         if name in self.bridges:
@@ -149,6 +158,14 @@ class _Placing:
                 return bdf
         where = "its root bus" if not number else f"bus {number:02x}"
         raise ValueError(f"the machine must have at most {end - first} devices on {where}")
+
+
+def virtual_addresses(model: PciDevice, bdf: str) -> list[str]:
+    """Of the virtual functions of *model*, if it has such."""
+    functions = model.sriov.functions if model.sriov is not None else ()
+    devfn = int(bdf[8:10], 16) << 3 | int(bdf[-1])
+    after = [devfn + OFFSET + STRIDE * number for number in range(len(functions))]
+    return [f"{bdf[:8]}{each >> 3:02x}.{each & 7}" for each in after]
 
 
 def _on_bus(address: str, number: int) -> str:

@@ -92,10 +92,11 @@ class PciConfig:
         value = int.from_bytes(self.data[off : off + size], "little")
         self.put(off, size, value | bits if on else value & ~bits)
 
-    def add_bar(self, index: int, bar: PciBar) -> None:
+    def add_bar(self, index: int, bar: PciBar, at: int = PCI_BASE_ADDRESS_0) -> None:
+        """Register *index* of the six that begin at *at*."""
         mask = -bar.size & (0xFFFFFFFF_FFFFFFFF if bar.kind == "mem64" else 0xFFFFFFFF)
         width = 8 if bar.kind == "mem64" else 4
-        self.put(PCI_BASE_ADDRESS_0 + 4 * index, width, bar.flags, mask)
+        self.put(at + 4 * index, width, bar.flags, mask)
 
     def add_capability(self, cap_id: int, off: int, body: bytes, mask: bytes = b"") -> None:
         """

@@ -19,6 +19,7 @@ from uvfio.devices.config import PciConfig
 from uvfio.devices.msix import MsixState
 from uvfio.devices.msix import MsixTable as MsixTable
 from uvfio.devices.register import Register as Register
+from uvfio.devices.sriov import Sriov
 from uvfio.uapi.pci_regs import (
     PCI_CACHE_LINE_SIZE,
     PCI_CAP_ID_EXP,
@@ -55,6 +56,7 @@ from uvfio.uapi.pci_regs import (
 WRITABLE_COMMAND = (
     PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE
 )
+NOBODY = 0xFFFF  # the id of no vendor and of no device
 
 
 class PciDevice:
@@ -76,6 +78,7 @@ class PciDevice:
     pasid_bits: ClassVar[int] = 0  # how long its PASIDs may be; needs a configuration space of 4 KiB
     page_requests: ClassVar[bool] = False  # has ATS and PRI; needs the same
     options: ClassVar[tuple[str, ...]] = ()  # keyword arguments of __init__, for -d NAME,key=value
+    virtual: ClassVar[bool] = False  # a virtual function: see sriov.py
     secondary = 0  # of a bridge: the number of the bus behind it
     unassigned: ClassVar[int] = -1  # what reads where nothing is answer: -1 all ones, or 0
 
@@ -99,6 +102,7 @@ class PciDevice:
             if bar.ram:
                 bar.memory = memoryview(bytearray(bar.size))
         self.windows: dict[str, tuple[int, int]] = {}  # of a bridge: what it decodes, by kind
+        self.sriov: Sriov | None = None  # of a physical function
         self.config = self.header()
         self.msi_at = 0
         self.msix_state: MsixState | None = None
@@ -164,6 +168,8 @@ class PciDevice:
         """Configuration space was written from outside."""
         if self.msix_state is not None and self.msix_enabled:
             self._send(self.msix_state.released())
+        if self.sriov is not None:
+            self.sriov.config_written()
         if self.upstream is not None:
             self.upstream.config_written(off, size)
 
@@ -175,6 +181,8 @@ class PciDevice:
             self.config.write(self.msi_at + PCI_MSI_FLAGS, 2, 0)
         if self.msix_state is not None:
             self.msix_state.reset()
+        if self.sriov is not None:
+            self.sriov.reset()
         self.reset_registers()
 
     # What a device may use.
@@ -285,9 +293,10 @@ class PciDevice:
     def header(self) -> PciConfig:
         """Configuration space without capabilities."""
         config = PciConfig(self.config_size)
-        config.put(PCI_VENDOR_ID, 2, self.vendor)
-        config.put(PCI_DEVICE_ID, 2, self.device)
-        config.put(PCI_COMMAND, 2, 0, WRITABLE_COMMAND)
+        # A virtual function has its ids and its BARs in the capability of the physical one.
+        config.put(PCI_VENDOR_ID, 2, NOBODY if self.virtual else self.vendor)
+        config.put(PCI_DEVICE_ID, 2, NOBODY if self.virtual else self.device)
+        config.put(PCI_COMMAND, 2, 0, PCI_COMMAND_MASTER if self.virtual else WRITABLE_COMMAND)
         config.put(PCI_REVISION_ID, 1, self.revision)
         config.put(PCI_CLASS_PROG, 3, self.class_code)
         config.put(PCI_CACHE_LINE_SIZE, 1, 0, 0xFF)
@@ -297,6 +306,6 @@ class PciDevice:
         config.put(PCI_INTERRUPT_LINE, 1, 0, 0xFF)
         config.put(PCI_INTERRUPT_PIN, 1, int(self.intx))
         for i, bar in enumerate(self.bars):
-            if bar.size:
+            if bar.size and not self.virtual:
                 config.add_bar(i, bar)
         return config

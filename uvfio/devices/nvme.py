@@ -5,7 +5,8 @@ An NVMe 1.4 controller with the NVM command set, on PCI Express.
 ``-d nvme,file=disk.img`` serves a file (several: ``file=a.img:b.img``), ``-d nvme,size=1G``
 memory. The rest: ``nvme_queues.py`` (queues), ``nvme_data.py`` (PRPs and SGLs),
 ``nvme_admin.py``, ``nvme_identify.py``, ``nvme_features.py``, ``nvme_logs.py`` (admin
-commands), ``nvme_io.py`` (NVM commands), ``nvme_namespace.py`` (where the blocks are).
+commands), ``nvme_io.py`` (NVM commands), ``nvme_namespace.py`` (where the blocks are),
+``nvme_sriov.py`` (virtual functions), ``nvme_virtual.py`` (what is theirs).
 All differences from a drive that one can buy:
 
 * a command is done when the doorbell write that submits it returns; only Asynchronous
@@ -19,6 +20,8 @@ All differences from a drive that one can buy:
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from uvfio.devices import nvme_admin, nvme_io
 from uvfio.devices.config import PciConfig
@@ -48,6 +51,7 @@ from uvfio.devices.nvme_spec import (
     Command,
     CommandFailed,
 )
+from uvfio.devices.nvme_virtual import PRIMARY_CNTLID, Virtualization
 from uvfio.uapi.pci_regs import PCI_CAP_ID_EXP, PCI_EXP_DEVCAP_FLR
 
 QUEUES = 31  # for I/O, of either kind
@@ -73,9 +77,11 @@ class Nvme(PciDevice):
     msi_vectors = 1
     msix = MsixTable(vectors=1 + QUEUES, bar=4)
     has_reset = True
-    options = ("file", "size", "block", "readonly", "serial")
+    options: ClassVar[tuple[str, ...]] = ("file", "size", "block", "readonly", "serial")
     unassigned = 0
     mdts = MDTS
+    virtualization: Virtualization | None = None  # of a primary controller
+    cntlid = PRIMARY_CNTLID
     max_entries = MAX_ENTRIES
 
     CAP = Register(0x00, "ro", CAPABILITIES, size=8, halves=True, doc="capabilities")
@@ -91,15 +97,26 @@ class Nvme(PciDevice):
     CQ0HDBL = Register(DOORBELLS + 4, "wo", doc="head of completion queue 0; queue n is at 0x1004 + 8 n")
 
     def __init__(
-        self, file: str = "", size: str = "", block: str = "512", readonly: str = "no", serial: str = ""
+        self,
+        file: str = "",
+        size: str = "",
+        block: str = "512",
+        readonly: str = "no",
+        serial: str = "",
+        share: Nvme | None = None,
     ) -> None:
+        """*share*: another controller of the same subsystem, whose namespaces are ours too."""
         super().__init__()
         if readonly not in ("yes", "no"):
             raise ValueError(f"readonly must be yes or no, not {readonly!r}")
         if not block.isdecimal():
             raise ValueError(f"block must be a number, not {block!r}")
         length = parse_size(size or ("0" if file else DEFAULT_SIZE))
-        self.namespaces = [NvmeNamespace(path, length, int(block), readonly == "yes") for path in file.split(":")]
+        self.namespaces: list[NvmeNamespace]
+        if share is not None:
+            self.namespaces = share.namespaces
+        else:
+            self.namespaces = [NvmeNamespace(path, length, int(block), readonly == "yes") for path in file.split(":")]
         self.wanted_serial = serial
         self.buffer = memoryview(bytearray(4096 << MDTS))
         self.logs = NvmeLogs()
@@ -111,7 +128,7 @@ class Nvme(PciDevice):
         self.page_size = 4096
         self.submission: dict[int, SubmissionQueue] = {}
         self.completion: dict[int, CompletionQueue] = {}
-        self.features = NvmeFeatures(QUEUES)
+        self.features = NvmeFeatures(self.io_queues)
         self.event_requests: list[int] = []  # CIDs
         self.events: list[tuple[int, int, int]] = []
         self.silenced: set[int] = set()  # event types whose log page has not been read
@@ -124,6 +141,11 @@ class Nvme(PciDevice):
         return 1 + QUEUES if self.msix_enabled else 1
 
     @property
+    def io_queues(self) -> int:
+        """How many it can have, of either kind."""
+        return QUEUES
+
+    @property
     def serial(self) -> str:
         """20 characters at most. Two drives of a machine must not have the same."""
         where = getattr(self.upstream, "bdf", "none")
@@ -133,9 +155,12 @@ class Nvme(PciDevice):
         self.add_pm(config, 0x40)
         self.add_msi(config, 0x50)
         self.add_msix(config, 0x70)
-        # An endpoint integrated into the root complex, with a function-level reset.
+        self.add_express_with_reset(config, 0x80)
+
+    def add_express_with_reset(self, config: PciConfig, at: int) -> None:
+        """An endpoint integrated into the root complex, with a function-level reset."""
         express = (0x92).to_bytes(2, "little") + PCI_EXP_DEVCAP_FLR.to_bytes(4, "little") + bytes(52)
-        config.add_capability(PCI_CAP_ID_EXP, 0x80, express)
+        config.add_capability(PCI_CAP_ID_EXP, at, express)
 
     def reset(self) -> None:
         super().reset()

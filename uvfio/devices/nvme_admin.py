@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from uvfio.devices import nvme_features, nvme_identify, nvme_logs
+from uvfio.devices import nvme_features, nvme_identify, nvme_logs, nvme_virtual
 from uvfio.devices.nvme_data import device_to_host, pieces
 from uvfio.devices.nvme_queues import CompletionQueue, SubmissionQueue
 from uvfio.devices.nvme_spec import (
@@ -36,6 +36,7 @@ from uvfio.devices.nvme_spec import (
     PSDT_SHIFT,
     SET_FEATURES,
     TOO_MANY_EVENT_REQUESTS,
+    VIRTUALIZATION_MANAGEMENT,
     Command,
     CommandFailed,
 )
@@ -157,5 +158,6 @@ COMMANDS: Mapping[int, Execute] = MappingProxyType(
         SET_FEATURES: lambda nvme, command: nvme_features.set_features(nvme, command),
         GET_FEATURES: lambda nvme, command: nvme_features.get_features(nvme, command),
         ASYNC_EVENT_REQUEST: async_event_request,
+        VIRTUALIZATION_MANAGEMENT: nvme_virtual.virtualization_management,
     }
 )

@@ -21,6 +21,7 @@ from uvfio.devices.nvme_spec import (
     LOG_SMART,
     NVM_COMMANDS,
     READ,
+    VIRTUALIZATION_MANAGEMENT,
     WRITE,
     WRITE_ZEROES,
     Command,
@@ -110,13 +111,15 @@ def _content(nvme: Nvme, page: int) -> bytes:
     if page == LOG_FIRMWARE:
         return (b"\x01" + bytes(7) + FIRMWARE).ljust(512, b"\0")  # slot 1 is active
     if page == LOG_EFFECTS:
-        return _effects()
+        return _effects(nvme)
     raise CommandFailed(INVALID_LOG_PAGE)
 
 
-def _effects() -> bytes:
+def _effects(nvme: Nvme) -> bytes:
     page = bytearray(4096)
     for opcode in ADMIN_COMMANDS:
+        if opcode == VIRTUALIZATION_MANAGEMENT and nvme.virtualization is None:
+            continue
         struct.pack_into("<I", page, 4 * opcode, SUPPORTED_EFFECT)
     for opcode in NVM_COMMANDS:
         changes = CHANGES_DATA if opcode in WRITERS else 0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Numbers and formats of the NVM Express Base Specification 1.4, in its order; data only."""
+"""Numbers and formats of the NVM Express Base Specification 1.4, in its order."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 VERSION = 0x00010400
@@ -77,6 +78,10 @@ INVALID_LOG_PAGE = 0x109
 INVALID_QUEUE_DELETION = 0x10C
 FEATURE_NOT_SAVEABLE = 0x10D
 FEATURE_NOT_CHANGEABLE = 0x10E
+INVALID_CONTROLLER = 0x11F
+INVALID_SECONDARY_STATE = 0x120
+INVALID_RESOURCE_COUNT = 0x121
+INVALID_RESOURCE = 0x122
 WRITE_FAULT = 0x280
 UNRECOVERED_READ_ERROR = 0x281
 COMPARE_FAILURE = 0x285
@@ -96,9 +101,11 @@ class CommandFailed(Exception):
 # 5: admin commands
 DELETE_SQ, CREATE_SQ, GET_LOG_PAGE, DELETE_CQ, CREATE_CQ, IDENTIFY = 0x00, 0x01, 0x02, 0x04, 0x05, 0x06
 ABORT, SET_FEATURES, GET_FEATURES, ASYNC_EVENT_REQUEST = 0x08, 0x09, 0x0A, 0x0C
+VIRTUALIZATION_MANAGEMENT = 0x1C  # of a primary controller that has secondary ones
 ADMIN_COMMANDS = (
     *(DELETE_SQ, CREATE_SQ, GET_LOG_PAGE, DELETE_CQ, CREATE_CQ, IDENTIFY),
     *(ABORT, SET_FEATURES, GET_FEATURES, ASYNC_EVENT_REQUEST),
+    VIRTUALIZATION_MANAGEMENT,
 )
 
 # 5.2.1: asynchronous events: type, information, the log page that tells more
@@ -111,6 +118,7 @@ LOG_ERROR, LOG_SMART, LOG_FIRMWARE, LOG_EFFECTS = 1, 2, 3, 5
 
 # 5.15: which structure Identify is to return
 CNS_NAMESPACE, CNS_CONTROLLER, CNS_ACTIVE_NAMESPACES, CNS_NAMESPACE_DESCRIPTORS = 0, 1, 2, 3
+CNS_PRIMARY_CAPABILITIES, CNS_SECONDARY_LIST = 0x14, 0x15
 IDENTIFY_SIZE = 4096
 ALL_NAMESPACES = 0xFFFF_FFFF
 
@@ -124,3 +132,14 @@ NVM_COMMANDS = (FLUSH, WRITE, READ, COMPARE, WRITE_ZEROES, DATASET_MANAGEMENT, V
 FUA = 1 << 30  # in double word 12
 DEALLOCATE = 1 << 2  # in double word 11 of Dataset Management
 RANGE = struct.Struct("<IIQ")
+
+
+Field = tuple[int, str, object]  # where, as struct says, what
+
+
+def layout(fields: Iterable[Field]) -> bytes:
+    """What Identify returns, field by field; the rest is zero."""
+    data = bytearray(IDENTIFY_SIZE)
+    for at, how, value in fields:
+        struct.pack_into("<" + how, data, at, value)
+    return bytes(data)

@@ -21,13 +21,13 @@ from uvfio.devices.kit import PciDevice
 from uvfio.devices.mdev import MdevModel
 from uvfio.devices.mdpy import Mdpy
 from uvfio.devices.mtty import Mtty
-from uvfio.devices.nvme import Nvme
+from uvfio.devices.nvme_sriov import NvmePrimary
 from uvfio.devices.pci_testdev import PciTestdev
 from uvfio.devices.vfio_ap import VfioAp
 
 M = TypeVar("M", PciDevice, MdevModel)
 
-DEVICES = (Edu, PciTestdev, E1000e, Nvme, Ioat)
+DEVICES = (Edu, PciTestdev, E1000e, NvmePrimary, Ioat)
 BRIDGES = (PcieRootPort, PciePciBridge, X3130Upstream, Xio3130Downstream)
 MODELS: Mapping[str, type[PciDevice]] = MappingProxyType({model.name: model for model in (*DEVICES, *BRIDGES)})
 # Not PCI functions: what they are divided into are the devices.

@@ -46,6 +46,10 @@ def bus_register_notifier(bus: BusType, notifier: Callable[[int, Any], None]) ->
     bus.notifiers.append(notifier)
 
 
+def bus_unregister_notifier(bus: BusType, notifier: Callable[[int, Any], None]) -> None:
+    bus.notifiers.remove(notifier)
+
+
 def bus_notify(dev: Device, event: int) -> None:
     if dev.bus is not None:
         for notifier in list(dev.bus.notifiers):

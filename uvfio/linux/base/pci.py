@@ -21,6 +21,9 @@ from uvfio.linux.base.pci_driver import pci_bus_type as pci_bus_type
 from uvfio.linux.base.pci_driver import pci_match_device as pci_match_device
 from uvfio.linux.base.pci_driver import pci_register_driver as pci_register_driver
 from uvfio.linux.base.pci_driver import pci_unregister_driver as pci_unregister_driver
+from uvfio.linux.base.pci_iov import pci_disable_sriov as pci_disable_sriov
+from uvfio.linux.base.pci_iov import pci_enable_sriov as pci_enable_sriov
+from uvfio.linux.base.pci_iov import pci_num_vf as pci_num_vf
 from uvfio.linux.base.pci_irq import disable_irq as disable_irq
 from uvfio.linux.base.pci_irq import enable_irq as enable_irq
 from uvfio.linux.base.pci_irq import pci_alloc_irq_vectors as pci_alloc_irq_vectors

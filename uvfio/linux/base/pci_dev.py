@@ -90,6 +90,7 @@ class PciModel(Protocol):
     upstream: Any  # the PciDev that carries its DMA and interrupts, or None
     secondary: int  # of a bridge: the number of the bus behind it; else 0
     windows: dict[str, tuple[int, int]]  # of a bridge: first and last that it decodes, by kind of address
+    sriov: Any  # of a physical function: *bars* of the first virtual function, and the *functions*
 
     @property
     def name(self) -> str: ...
@@ -107,9 +108,9 @@ class PciModel(Protocol):
 
 @kstruct("driver", "iommu_group", "dead")
 class PciDev(Device):
-    """``struct pci_dev``. *bdf* is its name, like ``0000:00:01.0``."""
+    """``struct pci_dev``. *bdf* is its name, like ``0000:00:01.0``; *physfn* whose virtual function it is."""
 
-    def __init__(self, bdf: str, model: PciModel, parent: Device | None = None) -> None:
+    def __init__(self, bdf: str, model: PciModel, parent: Device | None = None, physfn: PciDev | None = None) -> None:
         super().__init__(bdf, parent)
         self.bdf = bdf
         self.domain, self.bus_nr, self.devfn = parse_bdf(bdf)
@@ -121,8 +122,12 @@ class PciDev(Device):
         header_type = self.config.read(PCI_HEADER_TYPE, 1)
         self.hdr_type = header_type & ~PCI_HEADER_TYPE_MFD
         self.multifunction = bool(header_type & PCI_HEADER_TYPE_MFD)
-        self.vendor = self.config.read(PCI_VENDOR_ID, 2)
-        self.device = self.config.read(PCI_DEVICE_ID, 2)
+        self.physfn: PciDev | None = physfn
+        self.sriov: Any = None  # PciSriov of a physical function, see pci_iov.py
+        self.match_driver = True
+        # A virtual function has no ids of its own.
+        self.vendor: int = physfn.vendor if physfn is not None else self.config.read(PCI_VENDOR_ID, 2)
+        self.device: int = physfn.sriov.vf_device if physfn is not None else self.config.read(PCI_DEVICE_ID, 2)
         self.subsystem_vendor, self.subsystem_device = _subsystem(self)
         self.revision = self.config.read(PCI_REVISION_ID, 1)
         self.class_code = self.config.read(PCI_CLASS_PROG, 3)

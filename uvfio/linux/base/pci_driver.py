@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from errno import EEXIST, EINVAL, ENODEV
+from errno import EEXIST, EINVAL, ENODEV, ENOENT
 from typing import Any
 
 from uvfio.linux.base import bus, dd, pci_sysfs
@@ -53,6 +53,10 @@ class PciDriver(Driver):
         super().__init__()
         self.dynids: list[PciDeviceId] = []
 
+    def sriov_configure(self, dev: PciDev, num_virtfn: int) -> None:
+        """Enable so many virtual functions of *dev*; 0: disable them. Errno, ENOENT when the driver cannot."""
+        raise Errno(ENOENT, f"{self.name} has no sriov_configure")
+
     def err_error_detected(self, dev: PciDev) -> None:
         """``err_handler->error_detected``: *dev* has met an error that cannot be corrected."""
 
@@ -70,7 +74,12 @@ class PciBusType(BusType):
         super().__init__("pci")
 
     def match(self, dev: Any, drv: Any) -> bool:
-        return pci_match_device(drv, dev) is not None
+        return dev.match_driver and pci_match_device(drv, dev) is not None
+
+    def probe(self, dev: Any) -> None:
+        if not pci_device_can_probe(dev):
+            raise Errno(ENODEV)
+        super().probe(dev)
 
     def uevent(self, dev: Any) -> dict[str, str]:
         return {
@@ -118,6 +127,11 @@ def pci_match_device(drv: PciDriver, dev: PciDev) -> PciDeviceId | None:
         if each.matches(dev) and (override is not None or not each.override_only):
             return each
     return PciDeviceId() if override is not None else None
+
+
+def pci_device_can_probe(dev: PciDev) -> bool:
+    """Virtual functions may be kept from drivers; who is named by driver_override gets them all the same."""
+    return dev.physfn is None or dev.physfn.sriov.drivers_autoprobe or dev.driver_override is not None
 
 
 def new_id_store(drv: PciDriver, data: bytes) -> None:

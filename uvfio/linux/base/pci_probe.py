@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from errno import EBUSY, ENODEV
 
-from uvfio.linux.base import bus, core, dd, pci_bus, pci_driver, pci_reset, pci_setup, pci_sysfs
+from uvfio.linux.base import bus, core, dd, pci_bus, pci_driver, pci_iov, pci_reset, pci_setup, pci_sysfs
 from uvfio.linux.base.pci_bus import PciBus
 from uvfio.linux.base.pci_dev import PciDev, PciModel, parse_bdf
 from uvfio.linux.base.pci_irq import PciIrqs
@@ -129,7 +129,7 @@ def _pci_scan_child_bus(bus: PciBus, new: list[PciDev]) -> None:
             continue
         dev = host.found.get(bdf)
         if dev is None:
-            dev = _pci_setup_device(host.hardware[bdf], bdf, bus)
+            dev = pci_setup_device(host.hardware[bdf], bdf, bus)
             new.append(dev)
         if dev.subordinate is not None:
             _pci_scan_child_bus(dev.subordinate, new)
@@ -163,15 +163,14 @@ def pci_stop_and_remove_bus_device_locked(dev: PciDev) -> None:
         pci_stop_and_remove_bus_device(dev)
 
 
-def _pci_setup_device(model: PciModel, bdf: str, bus: PciBus) -> PciDev:
+def pci_setup_device(model: PciModel, bdf: str, bus: PciBus, physfn: PciDev | None = None) -> PciDev:
+    """Make the function at *bdf* known, not yet shown: one of *bus*, or a virtual function of *physfn*."""
     host = pci_host()
-    dev = kzalloc(PciDev, bdf, model, bus.self or host.bridge)
+    dev = kzalloc(PciDev, bdf, model, bus.self or host.bridge, physfn)
     dev.bus = pci_driver.pci_bus_type()
     dev.pci_bus = bus
-    for other in [each for each in bus.devices if each.devfn >> 3 == dev.devfn >> 3]:
-        for function in (dev, other):
-            function.multifunction = True
-            function.config.set_bits(PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_MFD, True)
+    if physfn is None:
+        _set_multifunction(dev)
     bus.devices.append(dev)
     dev.irqs = PciIrqs(dev)
     dev.reset_methods = pci_reset.pci_reset_methods(dev)
@@ -179,6 +178,17 @@ def _pci_setup_device(model: PciModel, bdf: str, bus: PciBus) -> PciDev:
         dev.subordinate = PciBus(model.secondary, bus, dev)
     if dev.config.read(PCI_INTERRUPT_PIN, 1):
         dev.irq = dev.config.read(PCI_INTERRUPT_LINE, 1)
+    if physfn is None:
+        pci_iov.pci_iov_init(dev)
     model.upstream = dev
     host.found[bdf] = dev
     return dev
+
+
+def _set_multifunction(dev: PciDev) -> None:
+    """If there are other functions in the slot, all of them say so; virtual ones never."""
+    for other in dev.pci_bus.devices:
+        if other.devfn >> 3 == dev.devfn >> 3 and other.physfn is None:
+            for function in (dev, other):
+                function.multifunction = True
+                function.config.set_bits(PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_MFD, True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from errno import ENOSPC
 from typing import Any
 
-from uvfio.linux.base.pci_dev import PciModel, pci_find_capability
+from uvfio.linux.base.pci_dev import Bar, PciModel, pci_find_capability
 from uvfio.runtime.errors import Errno
 from uvfio.uapi.pci_regs import (
     PCI_BASE_ADDRESS_0,
@@ -37,12 +37,14 @@ from uvfio.uapi.pci_regs import (
     PCI_PREF_BASE_UPPER32,
     PCI_PREF_LIMIT_UPPER32,
     PCI_PREF_MEMORY_BASE,
+    PCI_SRIOV_BAR,
 )
 
 Range = tuple[int, int]  # first and last
 Hardware = Sequence[tuple[PciModel, int]]  # a function and the number of its bus
 
 SMBUS_PORTS = 64  # what the chipset's SMBus takes of the ports, before smaller BARs
+PCI_IOV_RESOURCES = 7
 LINES = (10, 10, 11, 11)  # by slot and pin, as SeaBIOS wires them
 ROOT: Mapping[str, Sequence[Range]] = {
     "mem32": ((0xFEA00000, 0xFEBFFFFF), (0xC0000000, 0xFE9FFFFF)),
@@ -85,9 +87,9 @@ def assign_resources(bus: int, decoders: dict[int, PciDecoder], new: Hardware) -
     decoder = decoders[bus]
     here = [model for model, number in new if number == bus]
     wanted = [
-        (bar.size, _space(bar, bus), bar.size, model, index)
+        (bar.size * count, _space(bar, bus), bar.size, model, index)
         for model in here
-        for index, bar in enumerate(model.bars)
+        for index, bar, count in _bars(model)
         if bar.size
     ]
     for model in here:
@@ -99,14 +101,13 @@ def assign_resources(bus: int, decoders: dict[int, PciDecoder], new: Hardware) -
         _reserve_smbus(decoder, bus, kind, size)
         at = decoder.take(model, kind, size, align)
         if index >= 0:
-            model.bars[index].addr = at
-            width = 8 if model.bars[index].kind == "mem64" else 4
-            model.config.write(PCI_BASE_ADDRESS_0 + 4 * index, width, at)
+            _place_bar(model, index, at)
         else:
             model.windows[kind] = (at, at + size - 1)
     for model in here:
         if bus:
-            _leave_root_complex(model)
+            for function in (model, *_virtual(model)):
+                _leave_root_complex(function)
         if model.secondary:
             _program_windows(model)
             windows = {kind: [model.windows[kind]] if kind in model.windows else [] for kind in GRANULE}
@@ -115,6 +116,29 @@ def assign_resources(bus: int, decoders: dict[int, PciDecoder], new: Hardware) -
         decode = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_SERR
         # A bridge passes on the DMA of those behind it.
         model.config.write(PCI_COMMAND, 2, decode | PCI_COMMAND_MASTER if model.secondary else decode)
+
+
+def _bars(model: PciModel) -> list[tuple[int, Bar, int]]:
+    """As resources: number, BAR, and for how many functions it is. Those of virtual functions come after the ROM."""
+    bars = [(index, bar, 1) for index, bar in enumerate(model.bars)]
+    count = len(_virtual(model))
+    if count:
+        bars += [(PCI_IOV_RESOURCES + index, bar, count) for index, bar in enumerate(model.sriov.bars)]
+    return bars
+
+
+def _virtual(model: PciModel) -> Sequence[PciModel]:
+    functions: Sequence[PciModel] = model.sriov.functions if model.sriov is not None else ()
+    return functions
+
+
+def _place_bar(model: PciModel, index: int, at: int) -> None:
+    bars, registers = model.bars, PCI_BASE_ADDRESS_0
+    if index >= PCI_IOV_RESOURCES:
+        index -= PCI_IOV_RESOURCES
+        bars, registers = model.sriov.bars, model.sriov.at + PCI_SRIOV_BAR
+    bars[index].addr = at
+    model.config.write(registers + 4 * index, 8 if bars[index].kind == "mem64" else 4, at)
 
 
 def _leave_root_complex(model: PciModel) -> None:
@@ -141,8 +165,8 @@ def _needs(bus: int, new: Hardware) -> dict[str, int]:
     for model, number in new:
         if number != bus:
             continue
-        for bar in model.bars:
-            needs[_space(bar, bus)] += bar.size
+        for _index, bar, functions in _bars(model):
+            needs[_space(bar, bus)] += bar.size * functions
         for kind, size in _needs(model.secondary, new).items() if model.secondary else ():
             needs[kind] += size
     return {kind: -(-max(size, SPARE[kind]) // GRANULE[kind]) * GRANULE[kind] for kind, size in needs.items()}

@@ -6,7 +6,7 @@ All differences from Linux:
 
 * ``resourceN`` cannot be mapped;
 * ``firmware_node``, ``link/``, ``slots/``, ``resource_alignment``, ``msi_irqs/``, the service
-  devices of ports (``...:pcie001``) and what belongs to SR-IOV are not there;
+  devices of ports (``...:pcie001``) are not there;
 * ``irq`` does not follow MSI, and the bits of ``dma_mask_bits`` are always 32.
 """
 
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from errno import EBUSY, EINVAL, EIO, EPERM
 
-from uvfio.linux.base import core, pci_probe, pci_reset
-from uvfio.linux.base.pci_dev import PciDev, pci_find_capability, pci_find_ext_capability, pci_pcie_type
+from uvfio.linux.base import core, pci_iov, pci_probe, pci_reset
+from uvfio.linux.base.pci_dev import Bar, PciDev, pci_find_capability, pci_find_ext_capability, pci_pcie_type
 from uvfio.linux.base.private import AnyAttribute
 from uvfio.linux.base.sysfs import kstrtoul
 from uvfio.linux.kernel.kernfs import PAGE_SIZE, Attribute, BinAttribute
@@ -85,8 +85,6 @@ def dev_attributes(dev: PciDev) -> Sequence[AnyAttribute]:
             lambda: f"{dev.driver_override or '(null)'}\n",
             lambda data: driver_override_store(dev, data),
         ),
-        Attribute("remove", 0o220, store=lambda data: remove_store(dev, data)),
-        Attribute("rescan", 0o200, store=rescan_store),
         BinAttribute(
             "config",
             0o644,
@@ -95,9 +93,13 @@ def dev_attributes(dev: PciDev) -> Sequence[AnyAttribute]:
             lambda off, data: config_write(dev, off, data),
         ),
     ]
+    if dev.physfn is None:  # a virtual function comes and goes with the others
+        attrs.append(Attribute("remove", 0o220, store=lambda data: remove_store(dev, data)))
+        attrs.append(Attribute("rescan", 0o200, store=rescan_store))
     for i, bar in enumerate(dev.bars):
         if bar.size:
             attrs.append(_resource(dev, i))
+    attrs += pci_iov.sriov_attributes(dev)
     return [*attrs, *_express_attributes(dev), *_reset_attributes(dev), *_bridge_attributes(dev)]
 
 
@@ -110,20 +112,24 @@ def remove_dev_files(dev: PciDev) -> None:
 
 def resource_show(dev: PciDev) -> str:
     """Six BARs, the ROM, six BARs of virtual functions, and of a bridge its windows."""
-    ranges = [_bar_resource(dev, i) if i < len(dev.bars) else (0, 0, 0) for i in range(13)]
+    ranges = [*(_bar_resource(bar) for bar in dev.bars), (0, 0, 0)]
+    if dev.sriov is not None:
+        ranges += [_bar_resource(bar, dev.sriov.total_VFs) for bar in dev.sriov.bars]
+    else:
+        ranges += [(0, 0, 0)] * len(dev.bars)
     if dev.subordinate is not None:
         ranges += [_window_resource(dev, kind) for kind in ("io", "mem32", "mem64")] + [(0, 0, 0)]
     return "".join(f"0x{start:016x} 0x{end:016x} 0x{flags:016x}\n" for start, end, flags in ranges)
 
 
-def _bar_resource(dev: PciDev, index: int) -> tuple[int, int, int]:
-    bar = dev.bars[index]
+def _bar_resource(bar: Bar, count: int = 1) -> tuple[int, int, int]:
+    """Of one function, or of *count* that follow each other."""
     if not bar.size:
         return 0, 0, 0
     flags = bar.flags | IORESOURCE_SIZEALIGN | (IORESOURCE_IO if bar.kind == "io" else IORESOURCE_MEM)
     flags |= IORESOURCE_PREFETCH if bar.prefetch else 0
     flags |= IORESOURCE_MEM_64 if bar.kind == "mem64" else 0
-    return bar.addr, bar.addr + bar.size - 1, flags
+    return bar.addr, bar.addr + bar.size * count - 1, flags
 
 
 def _window_resource(dev: PciDev, kind: str) -> tuple[int, int, int]:

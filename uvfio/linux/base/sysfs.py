@@ -71,6 +71,13 @@ def kstrtoul(data: bytes, base: int = 0) -> int:
         raise Errno(EINVAL, f"{text!r} must be a number") from None
 
 
+def kstrtoint(data: bytes) -> int:
+    """The same for a number that may be negative."""
+    if data[:1] == b"-":
+        return -kstrtoul(data[1:])
+    return kstrtoul(data)
+
+
 def uevent_store(data: bytes) -> None:
     """A write to ``uevent``. Errno EINVAL unless it is ACTION [UUID [KEY=VALUE...]]; nothing is sent."""
     if not UEVENT.fullmatch(sysfs_text(data)):

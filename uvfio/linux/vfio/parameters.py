@@ -2,9 +2,9 @@
 """
 The module parameters of VFIO, as /sys/module shows them.
 
-Difference from Linux: but for ``enable_unsafe_noiommu_mode`` they are fixed at their
-defaults, and the files say so by being read-only (Linux's can be written, but for
-``disable_denylist``).
+Difference from Linux: but for ``enable_unsafe_noiommu_mode`` and ``enable_sriov`` (see
+``pci/driver.py``) they are fixed at their defaults, and the files say so by being read-only
+(Linux's can be written, but for ``disable_denylist``).
 """
 
 from uvfio.linux.base.moduleparam import module_param_bool, module_param_uint
@@ -16,7 +16,6 @@ SWITCHES = (
     ("vfio_iommu_type1", "disable_hugepages"),
     ("vfio_pci", "nointxmask"),
     ("vfio_pci", "disable_idle_d3"),
-    ("vfio_pci", "enable_sriov"),
     ("vfio_pci", "disable_denylist"),
 )
 

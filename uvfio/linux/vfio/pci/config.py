@@ -6,7 +6,8 @@ Every bit is either the device's or kept in ``vconfig`` (``virt``), and can be w
 not (``writable``). BARs and the MSI and MSI-X enable bits are never the user's to change
 in the device. What belongs to no capability is the device's and writable.
 
-Differences from Linux: no virtual functions, no VPD, PCI-X, slot or vendor capabilities
+A virtual function has no ids and no BARs of its own there, nor can its memory be switched
+off: the user finds all of it as if it had. Differences from Linux: no VPD, PCI-X, slot or vendor capabilities
 (what ``vfio_cap_len`` does not know is hidden); the read request size that the user sets
 stays virtual.
 """
@@ -41,6 +42,8 @@ from uvfio.uapi.pci_regs import (
     PCI_EXP_DEVCTL,
     PCI_EXP_DEVCTL_BCR_FLR,
     PCI_EXP_FLAGS,
+    PCI_EXT_CAP_ID_SRIOV,
+    PCI_EXT_CAP_SRIOV_SIZEOF,
     PCI_INTERRUPT_LINE,
     PCI_INTERRUPT_PIN,
     PCI_MSI_ADDRESS_LO,
@@ -83,7 +86,11 @@ PCI_ERR_WRITABLE = {
     0x14: PCI_ERR_COR_BITS,  # mask
     0x18: 0x140,  # ECRC generation and check
 }
-EXT_CAP_LENGTHS = {PCI_EXT_CAP_ID_ERR: 0x2C, PCI_EXT_CAP_ID_DSN: 12}
+EXT_CAP_LENGTHS = {
+    PCI_EXT_CAP_ID_ERR: 0x2C,
+    PCI_EXT_CAP_ID_DSN: 12,
+    PCI_EXT_CAP_ID_SRIOV: PCI_EXT_CAP_SRIOV_SIZEOF,
+}
 
 
 class _Permissions:
@@ -110,6 +117,8 @@ def vfio_config_init(core: VfioPciCoreDevice) -> None:
     core.caps = {}
     permissions = _Permissions(core)
     vfio_fill_basic(permissions)
+    if core.pdev.physfn is not None:
+        vfio_fill_virtual(core, permissions)
     vfio_cap_init(core, permissions)
     if config.size == PCI_CFG_SPACE_EXP_SIZE:
         vfio_ecap_init(core, permissions)
@@ -130,6 +139,15 @@ def vfio_fill_basic(permissions: _Permissions) -> None:
     permissions.set(PCI_CAPABILITY_LIST, 1, 0xFF, 0)
     permissions.set(PCI_INTERRUPT_LINE, 1, 0xFF, 0xFF)
     permissions.set(PCI_INTERRUPT_PIN, 1, 0xFF, 0)
+
+
+def vfio_fill_virtual(core: VfioPciCoreDevice, permissions: _Permissions) -> None:
+    """What hardware leaves out of a virtual function."""
+    ids = core.pdev.vendor | core.pdev.device << 16
+    core.vconfig[PCI_VENDOR_ID : PCI_VENDOR_ID + 4] = ids.to_bytes(4, "little")
+    core.vconfig[PCI_COMMAND] |= PCI_COMMAND_MEMORY
+    core.vconfig[PCI_INTERRUPT_PIN] = 0
+    permissions.set(PCI_COMMAND, 2, PCI_COMMAND_INTX_DISABLE | PCI_COMMAND_MEMORY, 0xFFFF)
 
 
 def vfio_cap_init(core: VfioPciCoreDevice, permissions: _Permissions) -> None:
@@ -234,6 +252,8 @@ def vfio_bar_fixup(core: VfioPciCoreDevice) -> None:
 def vfio_pci_memory_enabled(core: VfioPciCoreDevice) -> bool:
     """Does the device answer at its memory BARs?"""
     config = core.pdev.config
+    if core.pdev.physfn is not None:
+        return True
     pm = core.caps.get(PCI_CAP_ID_PM)
     if pm and config.read(pm + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK == PCI_PM_CTRL_STATE_MASK:
         return False

@@ -2,7 +2,7 @@
 """
 The device operations of vfio-pci. Mirrors ``drivers/vfio/pci/vfio_pci_core.c``.
 
-Differences from Linux: no SR-IOV, hence no VF tokens; no capabilities in the device info;
+SR-IOV and its tokens are in ``sriov.py``. Differences from Linux: no capabilities in the device info;
 the device does not sleep in low power; an error of the bus is only reported when somebody
 injects it; a bus is not reset when the last of its devices
 is closed.
@@ -30,7 +30,7 @@ from uvfio.linux.kernel.process import Process, eventfd_ctx_fdget
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
 from uvfio.linux.vfio import main
 from uvfio.linux.vfio.iommufd import VfioIommufdPhysicalOps
-from uvfio.linux.vfio.pci import config, dmabuf, hot_reset, intrs, rdwr
+from uvfio.linux.vfio.pci import config, dmabuf, hot_reset, intrs, rdwr, sriov
 from uvfio.linux.vfio.pci.private import PAGE_SIZE, PCI_STD_NUM_BARS, VfioPciCoreDevice, vfio_pci_region_at
 from uvfio.linux.vfio.private import VfioDevice
 from uvfio.runtime.errors import Errno
@@ -43,6 +43,7 @@ from uvfio.uapi.vfio import (
     VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
     VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
     VFIO_DEVICE_FEATURE_MASK,
+    VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
     VFIO_DEVICE_FEATURE_SET,
     VFIO_DEVICE_FLAGS_PCI,
     VFIO_DEVICE_FLAGS_RESET,
@@ -100,11 +101,11 @@ class VfioPciOps(VfioIommufdPhysicalOps):
         return vfio_pci_core_match(device, name)
 
     def match_token_uuid(self, device: VfioDevice, uuid: bytes | None) -> None:
-        if uuid is not None:
-            raise Errno(EINVAL, "only SR-IOV functions have tokens")
+        sriov.vfio_pci_validate_vf_token(device.drvdata, uuid)
 
     def open_device(self, device: VfioDevice) -> None:
         vfio_pci_core_enable(device.drvdata)
+        sriov.vfio_pci_vf_token_use(device.drvdata, 1)
 
     def close_device(self, device: VfioDevice) -> None:
         vfio_pci_core_close_device(device.drvdata)
@@ -156,14 +157,18 @@ def vfio_pci_core_register_device(pdev: PciDev) -> None:
     """From a driver's probe: offer *pdev* to user space."""
     if pdev.hdr_type != 0:
         raise Errno(EINVAL, "a bridge cannot be assigned")
+    sriov.vfio_pci_check_numvfs(pdev)
     core = kzalloc(VfioPciCoreDevice, pdev)
     device = core.vdev = main.vfio_alloc_device(pdev, VFIO_PCI_OPS, core)
     # What is reset together is opened and closed under one lock.
-    main.vfio_assign_device_set(device, device if pci_is_root_bus(pdev.pci_bus) else pdev.pci_bus)
+    alone = pdev.physfn is not None or pci_is_root_bus(pdev.pci_bus)
+    main.vfio_assign_device_set(device, device if alone else pdev.pci_bus)
     pdev.driver_data = core
+    sriov.vfio_pci_vf_init(core)
     try:
         main.vfio_register_group_dev(device)
     except Errno:
+        sriov.vfio_pci_vf_uninit(core)
         main.vfio_put_device(device)
         raise
 
@@ -172,7 +177,9 @@ def vfio_pci_core_unregister_device(pdev: PciDev) -> None:
     """From a driver's remove; returns when nobody has the device open."""
     core: VfioPciCoreDevice = pdev.driver_data
     device = core.vdev
+    sriov.vfio_pci_core_sriov_configure(core, 0)
     main.vfio_unregister_group_dev(device)
+    sriov.vfio_pci_vf_uninit(core)
     main.vfio_put_device(device)
 
 
@@ -238,6 +245,7 @@ def vfio_pci_try_reset(pdev: PciDev) -> bool:
 
 
 def vfio_pci_core_close_device(core: VfioPciCoreDevice) -> None:
+    sriov.vfio_pci_vf_token_use(core, -1)
     dmabuf.vfio_pci_dma_buf_cleanup(core)
     vfio_pci_core_disable(core)
     with core.igate:
@@ -387,6 +395,8 @@ def vfio_pci_core_ioctl_feature(core: VfioPciCoreDevice, flags: int, arg: int, a
         if main.vfio_check_feature(flags, argsz, VFIO_DEVICE_FEATURE_SET, 0):
             vfio_pci_runtime_pm_exit(core)
         return 0
+    if feature == VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
+        return sriov.vfio_pci_core_feature_token(core, flags, arg, argsz)
     if feature == VFIO_DEVICE_FEATURE_DMA_BUF:
         return dmabuf.vfio_pci_core_feature_dma_buf(core, flags, arg, argsz)
     raise Errno(ENOTTY)

@@ -3,11 +3,12 @@
 The structs of vfio-pci. Mirrors ``include/linux/vfio_pci_core.h`` and ``drivers/vfio/pci/vfio_pci_priv.h``.
 
 Lock order: ``igate``, ``memory_lock``, ``irqlock`` (a spinlock); ``ioeventfds_lock``
-is outside of ``memory_lock``.
+is outside of ``memory_lock``; ``sriov_pfs_mutex`` and the lock of a token are leaves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from uvfio.linux.base.pci import PciDev
@@ -17,6 +18,7 @@ from uvfio.linux.kernel.rwsem import RwSemaphore
 from uvfio.linux.vfio.private import VfioDevice
 from uvfio.linux.vfio.virqfd import Virqfd
 from uvfio.runtime.struct import kstruct
+from uvfio.runtime.task import per_machine
 from uvfio.uapi.vfio import VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS
 
 VFIO_PCI_OFFSET_SHIFT = 40
@@ -45,6 +47,16 @@ class VfioPciIoeventfd:
         self.data = data
         self.count = count
         self.virqfd: Virqfd
+
+
+@kstruct("uuid", "users")
+class VfioPciVfToken:
+    """``struct vfio_pci_vf_token``: what the users of a physical function and its virtual ones share."""
+
+    def __init__(self, uuid: bytes) -> None:
+        self.lock = Mutex("vfio_pci_vf_token.lock")
+        self.uuid = uuid  # lock
+        self.users = 0  # lock; virtual functions that are open
 
 
 @kstruct("virq_disabled", "irq_type", "pm_runtime_engaged")
@@ -81,6 +93,21 @@ class VfioPciCoreDevice:
         self.virq_disabled = False  # irqlock; the user's DisINTx bit
         self.ioeventfds_lock = Mutex("vfio_pci.ioeventfds_lock")
         self.ioeventfds: list[VfioPciIoeventfd] = []  # ioeventfds_lock
+        self.vf_token: VfioPciVfToken | None = None  # of a physical function
+        self.nb: Callable[[int, Any], None] | None = None  # of a physical function: sees devices come
+        self.sriov_pf_core_dev: VfioPciCoreDevice | None = None  # of a virtual function whose PF is ours
+
+
+class VfioPci:
+    """The statics of ``vfio_pci_core.c`` and ``vfio_pci.c``."""
+
+    def __init__(self) -> None:
+        self.enable_sriov = False
+        self.sriov_pfs_mutex = Mutex("vfio_pci_sriov_pfs_mutex")
+        self.sriov_pfs: list[VfioPciCoreDevice] = []  # sriov_pfs_mutex; those with virtual functions
+
+
+vfio_pci = per_machine(VfioPci)
 
 
 def vfio_pci_region_offsets(pdev: PciDev) -> list[int]:
