@@ -17,12 +17,13 @@ from uvfio.scenarios import (
     kvm,
     mdev,
     s390,
+    sriov,
     vfio,
 )
 from uvfio.scenarios.registry import Scenario
 
 IOMMUFD = (iommufd, iommufd_memory, iommufd_pages, iommufd_objects, iommufd_faults, iommufd_queues)
-ROOMS = (iommu, vfio, kvm, s390, *IOMMUFD, mdev, ap)
+ROOMS = (iommu, vfio, sriov, kvm, s390, *IOMMUFD, mdev, ap)
 
 SCENARIOS = MappingProxyType(
     {found.name: found for room in ROOMS for found in vars(room).values() if isinstance(found, Scenario)}

@@ -21,7 +21,7 @@ from uvfio.linux.base.private import Device
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kzalloc
-from uvfio.runtime.task import per_machine
+from uvfio.runtime.task import current, per_machine
 from uvfio.uapi.pci_regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MFD, PCI_INTERRUPT_LINE, PCI_INTERRUPT_PIN
 
 
@@ -120,6 +120,21 @@ def pci_scan_root_bus() -> None:
         dev.is_added = True
         if dev.subordinate is not None:
             pci_bus.pci_register_bus(dev.subordinate, dev, pci_sysfs.rescan_store)
+    pci_bus_add_devices(host.root)
+
+
+def pci_bus_add_devices(bus: PciBus) -> None:
+    """
+    Bind what is not bound yet, which can only be a virtual function that comes or goes. As
+    in Linux 7.3.4 nothing keeps it: a driver that is unbound removes its virtual functions
+    without rescan_remove_lock.
+    """
+    current().runtime.point("list_for_each", bus, "r")
+    for dev in list(bus.devices):
+        if not dev.is_added:
+            dd.device_initial_probe(dev)
+        if dev.subordinate is not None:
+            pci_bus_add_devices(dev.subordinate)
 
 
 def _pci_scan_child_bus(bus: PciBus, new: list[PciDev]) -> None:
@@ -153,6 +168,8 @@ def pci_stop_and_remove_bus_device(dev: PciDev) -> None:
     pci_sysfs.remove_dev_files(dev)
     core.device_del(dev)
     dev.model.upstream = None
+    if dev.physfn is not None:  # of others, no walker of the list can see that they go
+        current().runtime.point("list_del", dev.pci_bus)
     dev.pci_bus.devices.remove(dev)
     del pci_host().found[dev.bdf]
     core.put_device(dev)

@@ -4,8 +4,8 @@ Virtual functions of a function that user space has, and the token that its user
 Mirrors what ``drivers/vfio/pci/vfio_pci_core.c`` has of it.
 
 A virtual function shares hardware with the physical one: who opens the one trusts
-whoever has the other. The token, a UUID, says that they do. Difference from Linux: the
-physical function has no power states to be woken from.
+whoever has the other. The token, a UUID, says that they do. Difference from Linux: a
+physical function that sleeps is not woken up, for which ``memory_lock`` would be held.
 """
 
 from __future__ import annotations
@@ -138,8 +138,7 @@ def vfio_pci_core_sriov_configure(core: VfioPciCoreDevice, nr_virtfn: int) -> No
             raise Errno(EINVAL)
         statics.sriov_pfs.append(core)
     try:
-        with core.memory_lock.write():  # nobody may reset or power off the function meanwhile
-            pci_enable_sriov(pdev, nr_virtfn)
+        pci_enable_sriov(pdev, nr_virtfn)
     except Errno:
         _sriov_pfs_remove(core)
         raise
