@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A scan of the PCI bus that meets a virtual function on its way out; see sriov.md. Needs what sriov_hangs.py needs."""
+
+import os
+import re
+import subprocess
+import time
+
+from sriov_hangs import DRIVER, FIRST, enable, opened_function, start
+
+waiting: list[str] = []
+enable(FIRST, 1)
+function = opened_function(FIRST)
+start(waiting, "unbind", f"{DRIVER}/unbind", FIRST)
+start(waiting, "rescan", "/sys/bus/pci/rescan", "1")
+os.close(function)
+time.sleep(2)
+print("still waiting:", ", ".join(waiting) or "none")
+log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+for oops in re.findall(r"Oops: [^,:]*|RIP: 0010:[^+]*", log)[:2]:
+    print(oops)
+os._exit(1)
