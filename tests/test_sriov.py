@@ -22,6 +22,7 @@ import pytest
 from clients_build import CLIENTS, ROOT, uvfio_run
 from probe_machine import find
 from shared import need, need_program
+from test_case_studies import STUDIES, transcript
 
 from uvfio.linux.base.pci import PciDev, pci_enable_sriov, pci_host
 from uvfio.linux.kernel.kernfs import kernfs_link_target, kernfs_read, kernfs_write
@@ -33,12 +34,13 @@ CLIENT = CLIENTS / "sriov.py"
 RECORDED = ROOT / "tests" / "data" / "sriov.linux-7.3.4.txt"
 DEVICES = ("edu", "pci-testdev", "e1000e", "nvme,vfs=4")
 PF = "/sys/bus/pci/devices/0000:00:04.0"
-# Its physical function must be in a subsystem; these resources its virtual ones need.
-QEMU_NVME = (
-    *("-device", "nvme-subsys,id=subsys0"),
-    "-device",
-    "nvme,serial=1,subsys=subsys0,sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4,max_ioqpairs=20,msix_qsize=21",
-)
+
+
+def qemu_nvme(number: int) -> list[str]:
+    """A controller like ours. Its physical function must be in a subsystem; the resources are for virtual ones."""
+    resources = "sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4,max_ioqpairs=20,msix_qsize=21"
+    subsystem = f"nvme-subsys,id=subsys{number}"
+    return ["-device", subsystem, "-device", f"nvme,serial={number},subsys=subsys{number},{resources}"]
 
 
 def booted(*more: Plugged) -> Machine:
@@ -121,21 +123,34 @@ def test_answers_a_program_as_linux_does() -> None:
 
 
 @pytest.mark.oracle
-def test_linux_answers_so(tmp_path: Path) -> None:
+def test_linux_answers_so_and_hangs(tmp_path: Path) -> None:
+    """The case study goes last: what hangs there is not killed either, and Linux cannot power off."""
     oracle = need("oracle/run") / "oracle" / "run"
     for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio"), ("xz", "xz-utils")):
         need_program(program, package)
-    shutil.copy(CLIENT, tmp_path)
+    for script in (CLIENT, STUDIES / "sriov_hangs.py", CLIENTS / "power_cut.py"):
+        shutil.copy(script, tmp_path)
     # Messages of the kernel and of the firmware would land between the lines.
     (tmp_path / "cmd").write_text(
-        "echo 1 > /proc/sys/kernel/printk; python3.11 sriov.py > out; rc=$?; echo ANSWERS; cat out; exit $rc\n"
+        "echo 1 > /proc/sys/kernel/printk; python3.11 sriov.py > answers; rc=$?\n"
+        "touch hung; python3.11 sriov_hangs.py > hung & until [ $(wc -l < hung) = 2 ]; do sleep 1; done\n"
+        "python3.11 power_cut.py & \n"
+        "echo ANSWERS; cat answers; echo HUNG; cat hung; exit $rc\n"
     )
-    run = subprocess.run([oracle, tmp_path, *QEMU_NVME], capture_output=True, text=True, timeout=300)
+    machine = [*qemu_nvme(0), *qemu_nvme(1), "-device", "pvpanic-pci,addr=1e", "-action", "panic=shutdown"]
+    run = subprocess.run([oracle, tmp_path, *machine], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    answers = run.stdout.partition("ANSWERS\n")[2]
+    answers, _, hung = run.stdout.partition("ANSWERS\n")[2].partition("HUNG\n")
     if os.environ.get("UVFIO_RECORD"):
         RECORDED.write_text(answers)
     assert answers == RECORDED.read_text()
+    assert hung == transcript("sriov_hangs")
+
+
+@pytest.mark.live
+def test_the_case_study_hangs_under_uvfio_as_well() -> None:
+    run = uvfio_run([sys.executable, STUDIES / "sriov_hangs.py"], (*DEVICES, "nvme,vfs=4"))
+    assert (run.stdout, run.stderr, run.returncode) == (transcript("sriov_hangs"), "", 1)
 
 
 @pytest.mark.live

@@ -145,7 +145,10 @@ class Machine:
         return self.run(lambda: plug(plugged), f"plug/{plugged.model}")[0]
 
     def unplug(self, bdf: str) -> None:
-        """Take a device away, as ``echo 1 > remove`` does: waits for its users."""
+        """
+        Take a device away, as ``echo 1 > remove`` does: waits for its users. ValueError for a
+        virtual function, which is nothing that one can pull out.
+        """
         self.run(lambda: unplug(bdf), f"unplug/{bdf}")
 
 
@@ -189,6 +192,9 @@ def unplug(bdf: str) -> None:
     if parent is not None:
         parent.exit()
         return
+    pdev = pci_probe.pci_host().found.get(bdf)
+    if pdev is not None and pdev.physfn is not None:
+        raise ValueError(f"what is unplugged must not be a virtual function, as {bdf} of {pdev.physfn.bdf}")
     machine.platform.unplug(bdf)
 
 
