@@ -50,8 +50,8 @@ def opened_function(bdf: str) -> int:
     return function
 
 
-def start(waiting: list[str], what: str, path: str, text: str) -> None:
-    """Write in a thread of its own, and give it the time to get to where it waits."""
+def start(waiting: list[str], what: str, path: str, text: str, unbinds: str = "") -> None:
+    """Write in a thread of its own that gets to where it waits: with the driver of *unbinds* half gone, if given."""
     waiting.append(what)
 
     def run() -> None:
@@ -62,14 +62,17 @@ def start(waiting: list[str], what: str, path: str, text: str) -> None:
         waiting.remove(what)
 
     threading.Thread(target=run, daemon=True).start()
-    time.sleep(0.3)
+    if not unbinds:
+        time.sleep(1)
+    while unbinds and os.path.lexists(f"{DEVICES}/{unbinds}/driver"):
+        time.sleep(0.01)
 
 
 def vectors_while_disabling() -> list[str]:
     waiting: list[str] = []
     enable(FIRST, 2)
     function = opened_function(FIRST)
-    start(waiting, f"unbind {FIRST}", f"{DRIVER}/unbind", FIRST)
+    start(waiting, f"unbind {FIRST}", f"{DRIVER}/unbind", FIRST, FIRST)
     start(waiting, "sriov_vf_msix_count", f"{DEVICES}/{FIRST[:-1]}2/sriov_vf_msix_count", "1")
     os.close(function)  # what unbind waits for
     return waiting
@@ -81,7 +84,7 @@ def numvfs_while_removing() -> list[str]:
     enable(OTHER, 0)
     other = opened(OTHER)
     # As long as this waits for us, nobody else can remove anything: both come in time.
-    start([], f"remove {OTHER}", f"{DEVICES}/{OTHER}/remove", "1")
+    start([], f"remove {OTHER}", f"{DEVICES}/{OTHER}/remove", "1", OTHER)
     start(waiting, f"remove {SECOND}", f"{DEVICES}/{SECOND}/remove", "1")
     start(waiting, "sriov_numvfs", f"{DEVICES}/{SECOND}/sriov_numvfs", "1")
     os.close(other)

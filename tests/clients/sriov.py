@@ -319,6 +319,11 @@ def through_a_device(a: Asker) -> None:
     a.system.pwrite(vf, b"\xff" * 8, CONFIG + 0x10)
     a.say("BAR 0 sized", a.system.pread(vf, 8, CONFIG + 0x10).hex(), "pin", a.system.pread(vf, 1, CONFIG + 0x3D).hex())
     a.say("ids written", a.system.pwrite(vf, b"\1\2\3\4", CONFIG), a.system.pread(vf, 4, CONFIG).hex() == ids)
+    at = capability(a, pf)
+    total, number = (a.system.pread(pf, 2, CONFIG + at + off).hex() for off in (0xE, 0x10))
+    a.say("the PF's user sees of its capability", total, number)
+    a.say("and may not write it", a.system.pwrite(pf, bytes(4), CONFIG + at + 8), a.read(NUMVFS))
+    a.say("control as before", a.system.pread(pf, 2, CONFIG + at + 8).hex(), a.system.exists(VF2))
     info = a.system.ioctl(vf, GET_INFO, struct.pack("<6I", 24, 0, 0, 0, 0, 0))[1]
     a.say("info", *struct.unpack("<6I", info)[1:4])
     for index in (0, 1, 3, 4):
@@ -329,6 +334,17 @@ def through_a_device(a: Asker) -> None:
     a.say("reset by sysfs, VF and PF", a.write(f"{VF1}/reset", "1"), a.write(f"{PF}/reset", "1"))
     a.system.close(vf)
     a.system.close(pf)
+
+
+def capability(a: Asker, pf: int) -> int:
+    """Where the extended capability SR-IOV is, as the user of the physical function finds it."""
+    at = 0x100
+    while at:
+        header = int.from_bytes(a.system.pread(pf, 4, CONFIG + at), "little")
+        if header & 0xFFFF == 0x10:
+            return at
+        at = header >> 20
+    return 0
 
 
 def goes(a: Asker) -> None:
