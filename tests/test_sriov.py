@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,6 +226,32 @@ def test_virtual_functions_are_not_found_by_a_scan() -> None:
         assert rescan is not None
         kernfs_write(rescan, b"1")
         assert sorted(host for host in pci_host().found if host.startswith("0000:00:04")) == [pdev.bdf, virtfn.bdf]
+
+    booted().run(body)
+
+
+def test_a_virtual_function_reaches_what_its_own_user_has_mapped() -> None:
+    client = runpy.run_path(str(CLIENT))
+    ioas_alloc, ioas_map, attach, iova = 0x3B81, 0x3B85, 0x3B77, 0x10_0000
+
+    def body() -> None:
+        pdev = enable(1)
+        virtfn = pci_host().found["0000:00:04.1"]
+        asker = client["Asker"](ModelSystem(client["Failed"]))
+        system, token = asker.system, client["TOKEN"]
+        asker.iommufd = system.open("/dev/iommu")
+        pf, vf = (asker.bind(client[name], token) for name in ("PF", "VF1"))
+        ids = [system.ioctl(asker.iommufd, ioas_alloc, struct.pack("<3I", 12, 0, 0))[1] for _ in range(2)]
+        of_pf, of_vf = (struct.unpack("<3I", answer)[2] for answer in ids)
+        memory = system.place(b"nothing yet")
+        mapping = struct.pack("<4I3Q", 40, 7, of_vf, 0, memory, 4096, iova)
+        system.ioctl(asker.iommufd, ioas_map, mapping)
+        for fd, ioas in ((pf, of_pf), (vf, of_vf)):
+            system.ioctl(fd, attach, struct.pack("<3I", 12, 0, ioas))
+            system.pwrite(fd, b"\6\0", client["CONFIG"] + 4)
+        assert not pdev.model.dma_write(iova, b"from the PF")
+        assert virtfn.model.dma_write(iova, b"from the VF")
+        assert system.process.mm.read(memory, 11) == b"from the VF"
 
     booted().run(body)
 
