@@ -110,8 +110,14 @@ class ModelSystem:
         return address
 
 
-def test_answers_as_linux_does() -> None:
-    client = runpy.run_path(str(CLIENT))
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the program defines."""
+    monkeypatch.syspath_prepend(str(CLIENTS))
+    return runpy.run_path(str(CLIENT))
+
+
+def test_answers_as_linux_does(client: dict[str, Any]) -> None:
     said = booted().run(lambda: client["ask"](ModelSystem(client["Failed"])))
     assert said == RECORDED.read_text().partition("# waits\n")[0].splitlines()
 
@@ -129,7 +135,7 @@ def test_linux_answers_so_and_hangs(tmp_path: Path) -> None:
     oracle = need("oracle/run") / "oracle" / "run"
     for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio"), ("xz", "xz-utils")):
         need_program(program, package)
-    for script in (CLIENT, STUDIES / "sriov_hangs.py", CLIENTS / "power_cut.py"):
+    for script in (CLIENT, CLIENTS / "asking.py", STUDIES / "sriov_hangs.py", CLIENTS / "power_cut.py"):
         shutil.copy(script, tmp_path)
     # Messages of the kernel and of the firmware would land between the lines.
     (tmp_path / "cmd").write_text(
@@ -159,8 +165,8 @@ def test_the_case_study_hangs_under_uvfio_as_well() -> None:
 @pytest.mark.live
 def test_a_shell_enables_and_disables() -> None:
     script = f"""
-        echo Y > /sys/module/vfio_pci/parameters/enable_sriov
         cd {PF}
+        echo Y > /sys/module/vfio_pci/parameters/enable_sriov
         cat sriov_totalvfs; echo 2 > sriov_numvfs; cat sriov_numvfs
         ls -d virtfn* ../*/physfn; readlink virtfn1; ls /dev/vfio
         echo 3 > sriov_numvfs || echo refused; echo 0 > sriov_numvfs; ls -d virtfn* ; ls /sys/bus/pci/devices
@@ -230,8 +236,7 @@ def test_virtual_functions_are_not_found_by_a_scan() -> None:
     booted().run(body)
 
 
-def test_a_virtual_function_reaches_what_its_own_user_has_mapped() -> None:
-    client = runpy.run_path(str(CLIENT))
+def test_a_virtual_function_reaches_what_its_own_user_has_mapped(client: dict[str, Any]) -> None:
     ioas_alloc, ioas_map, attach, iova = 0x3B81, 0x3B85, 0x3B77, 0x10_0000
 
     def body() -> None:
