@@ -92,6 +92,14 @@ def test_the_example(tmp_path: Path) -> None:
     assert text.rstrip().endswith("the removal is done: True; 0000:00:01.0 is gone: True")
 
 
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_shell_writes_and_goes_there(attempt: int) -> None:
+    """Who is traced for its write is let go before it changes its directory, which was a race."""
+    device = "/sys/bus/pci/devices/0000:00:01.0"
+    run = uvfio_run(["sh", "-c", f"echo vfio-pci > {device}/driver_override; cd {device} && cat driver_override"])
+    assert (run.stdout, run.stderr) == ("vfio-pci\n", "")
+
+
 def test_a_directory_of_the_host_lists_ours_too() -> None:
     script = "cd /sys/module; ls -U; echo; ls -d vfio_pci/parameters; cat */parameters/enable_unsafe_noiommu_mode"
     names, _, rest = printed(Path("/bin/sh"), "-c", script).partition("\n\n")

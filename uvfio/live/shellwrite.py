@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from errno import EFAULT
+from functools import partial
 
 from uvfio.live import host
 from uvfio.live.loop import Loop
@@ -68,24 +69,27 @@ class Write:
 class ShellWrites:
     """
     Everything public is the main thread's. *write* is called there, must see to it that
-    ``result`` and ``done`` get set, and may start a task for that; *is_open(link)* may
-    be called from any thread; *exited* as in MmioTrapper.
+    ``result`` and ``done`` get set, and may start a task for that; *look_for_closed()* is
+    called there to find what has been closed just now; *is_open(link)* may be called from
+    any thread; *exited* as in MmioTrapper.
     """
 
     def __init__(
         self,
         write: Callable[[Write], None],
+        look_for_closed: Callable[[], None],
         is_open: Callable[[str], bool],
         exited: Callable[[int, int], None],
         loop: Loop,
     ) -> None:
         self.write = write
+        self.look_for_closed = look_for_closed
         self.is_open = is_open
         self.exited = exited
         self.loop = loop
         self.lock = threading.Lock()
         self.tracing: dict[int, _TracingThread] = {}  # by tid; lock
-        self._queue: deque[Write] = deque()
+        self._queue: deque[tuple[Callable[[], None], threading.Event]] = deque()  # and what says that it is done
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         loop.direct(self._wake, lambda _events: self._serve())
 
@@ -102,21 +106,34 @@ class ShellWrites:
 
     def submit(self, write: Write) -> int:
         """From a tracing thread."""
-        self._queue.append(write)
-        os.eventfd_write(self._wake, 1)
-        write.done.wait()
+        self._have_done(partial(self.write, write), write.done)
         return write.result
+
+    def settle(self) -> None:
+        """From a tracing thread: ``is_open`` is true of nothing any more that has been closed by now."""
+        done = threading.Event()
+
+        def look() -> None:
+            self.look_for_closed()
+            done.set()
+
+        self._have_done(look, done)
 
     def close(self) -> None:
         self.loop.stop_direct(self._wake)
         while self._queue:
-            self._queue.popleft().done.set()
+            self._queue.popleft()[1].set()
         os.close(self._wake)
+
+    def _have_done(self, what: Callable[[], None], done: threading.Event) -> None:
+        self._queue.append((what, done))
+        os.eventfd_write(self._wake, 1)
+        done.wait()
 
     def _serve(self) -> None:
         os.eventfd_read(self._wake)
         while self._queue:
-            self.write(self._queue.popleft())
+            self._queue.popleft()[0]()
 
 
 class _TracingThread(threading.Thread):
@@ -199,6 +216,8 @@ class _TracingThread(threading.Thread):
             if link is not None:
                 self._results[tid] = self._write(tid, link, buf, count)
                 self._set_register(tid, ORIG_RAX, -1)  # no such call: the host does nothing
+        elif op == ENTRY and nr == SYS["chdir"]:
+            self.owner.settle()  # or what has just been closed would keep us here, and chdir.py away
         elif op == EXIT and tid in self._results:
             self._set_register(tid, RAX, self._results.pop(tid))
 

@@ -170,7 +170,7 @@ class Supervisor:
     def _copied(self, thread: LiveThread, file: File) -> None:
         if self._shell_writes is None:
             is_open = self.open_files.by_link.__contains__
-            self._shell_writes = ShellWrites(self._shell_write, is_open, self._reaped, self.loop)
+            self._shell_writes = ShellWrites(self._shell_write, self._start_releases, is_open, self._reaped, self.loop)
         self._shell_writes.copied(thread.tid, file.host.link)
 
     def _shell_write(self, write: Write) -> None:
