@@ -92,7 +92,7 @@ class Runtime:
         if self.listeners:
             task = getcurrent()
             assert isinstance(task, Task)
-            op = Op(kind, obj, mode, field=field)
+            op = Op(kind, obj, mode, None, None, field)
             for listener in self.listeners:
                 listener.event(task, op)
 

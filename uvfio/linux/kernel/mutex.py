@@ -39,7 +39,15 @@ class _Exclusive(Embedded):
         raise NotImplementedError
 
     def unlock(self) -> None:
-        raise NotImplementedError
+        task = running()
+        if self.owner is not task:
+            if task.runtime.machine is None or getattr(task.runtime, "aborting", False):
+                return
+            raise Splat("bad-unlock", f"{task.name} unlocks {self.name}, which {self.owner} holds")
+        self.owner = None
+        task.held.remove(self)
+        if task.runtime.listeners:
+            task.runtime.note("unlock", self)
 
     def is_locked(self) -> bool:
         return self.owner is not None
@@ -63,16 +71,6 @@ class _Exclusive(Embedded):
         task.held.append(self)
         return True
 
-    def _release(self, task: Task) -> None:
-        if self.owner is not task:
-            if task.runtime.machine is None or getattr(task.runtime, "aborting", False):
-                return
-            raise Splat("bad-unlock", f"{task.name} unlocks {self.name}, which {self.owner} holds")
-        self.owner = None
-        task.held.remove(self)
-        if task.runtime.listeners:
-            task.runtime.note("unlock", self)
-
 
 class Mutex(_Exclusive):
     """``struct mutex``: sleeps while somebody else holds it; not recursive."""
@@ -92,9 +90,6 @@ class Mutex(_Exclusive):
 
     def trylock(self) -> bool:
         return self._try_acquire(current())
-
-    def unlock(self) -> None:
-        self._release(running())
 
 
 class Spinlock(_Exclusive):
@@ -121,4 +116,4 @@ class Spinlock(_Exclusive):
         task = running()
         if self.owner is task:
             task.preempt_count -= 1
-        self._release(task)
+        super().unlock()
