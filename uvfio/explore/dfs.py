@@ -10,8 +10,9 @@ Systematic Testing of Multithreaded Programs", PLDI 2007).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from uvfio.runtime.controlled import ControlledRuntime
 from uvfio.runtime.task import Task
 
 
@@ -49,8 +50,8 @@ class Dfs:
         self.used = 0
         return True
 
-    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
-        return None
+    def follow(self, runtime: ControlledRuntime) -> list[str]:
+        return []
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task:
         first = current if current is not None and current in runnable else None

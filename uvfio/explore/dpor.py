@@ -18,12 +18,14 @@ let it go on, but with the acquisition before: the other order is possible.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Sequence
 from typing import Any
 
 from uvfio.explore.wakeup import Accesses, Branch, Event, covers, dependent, insert
+from uvfio.runtime.controlled import ControlledRuntime
 from uvfio.runtime.errors import InternalError
-from uvfio.runtime.runtime import Op
+from uvfio.runtime.runtime import Op, Runtime
 from uvfio.runtime.struct import Embedded
 from uvfio.runtime.task import Task
 
@@ -33,50 +35,57 @@ BIRTHS = frozenset({"alloc", "opened", "sysfs_add", "sysfs_dir"})
 Clock = dict[str, int]  # task: its last step known, as an index into the run
 Key = tuple[int, str]  # (number of the object in this run, field)
 
+# The last step that wrote a thing (-1: none), and those that read it since, by task; the
+# same of steps whose operation did. Whoever knows a write knows all that it came after.
+Touched = tuple[int, Clock, int, Clock]
+UNTOUCHED: Touched = (-1, {}, -1, {})
+
 
 class _Node:
     """What has been tried, and must be, at one place of the current path."""
 
-    __slots__ = ("done", "enabled", "known", "numbered", "options", "retired", "sleep", "taken", "tree", "wanted")
+    __slots__ = (
+        "done",
+        "enabled",
+        "known",
+        "numbered",
+        "options",
+        "retired",
+        "shared",
+        "sleep",
+        "taken",
+        "tree",
+        "wanted",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, shared: int, enabled: Sequence[str], sleep: dict[str, Accesses], known: int) -> None:
+        self.shared = shared  # steps that all runs through here have in common
         self.taken: str | int = ""
         self.options: list[int] | None = None  # a pick: choices not tried yet
-        self.enabled: list[str] = []
-        self.numbered: list[str] = []  # tasks about to touch what nobody had touched before
-        self.known = 0  # objects numbered when the run came here: the same in every run
+        self.enabled = enabled
+        self.numbered: Sequence[str] = ()  # tasks about to touch what nobody had touched before
+        self.known = known  # objects numbered when the run came here: the same in every run
         self.done: dict[str, list[_Step]] = {}  # tasks tried here; their step, for each choice
         self.retired: list[str] = []  # tasks tried with all that follows
-        self.sleep: dict[str, Accesses] = {}
+        self.sleep = sleep
         self.tree: list[Branch] = []  # what must be tried, in order
-        self.wanted: list[Branch] = []  # what must come after the step taken
+        self.wanted: Sequence[Branch] = ()  # what must come after the step taken
 
 
 class _Step:
     """One step of the current run."""
 
-    __slots__ = ("accesses", "born", "clock", "node", "past", "task", "undo")
+    __slots__ = ("accesses", "born", "clock", "meets", "node", "past", "task", "undo")
 
-    def __init__(self, task: str, accesses: Accesses, node: _Node) -> None:
+    def __init__(self, task: str, node: _Node, past: Clock) -> None:
         self.task = task
-        self.accesses = accesses  # those of the notes too
+        self.accesses: Accesses = []  # those of the notes too
         self.born: list[int] = []  # the objects that it made
+        self.meets = False  # it was the first that told of some object
         self.node = node
-        self.clock: Clock = {}
-        self.past: Clock = {}  # the clock of its task's step before
-        self.undo: list[tuple[dict[Any, Any], Any, Any]] = []  # to forget it again
-
-
-class _Touched:
-    """Who last touched one thing, by task: steps by operation, and by anything."""
-
-    __slots__ = ("reads", "reads_op", "writes", "writes_op")
-
-    def __init__(self) -> None:
-        self.reads: Clock = {}
-        self.writes: Clock = {}
-        self.reads_op: Clock = {}
-        self.writes_op: Clock = {}
+        self.past = past  # the clock of its task's step before
+        self.clock = dict(past)
+        self.undo: list[tuple[Key, Touched | None]] = []  # to forget it again
 
 
 class Dpor:
@@ -94,10 +103,12 @@ class Dpor:
         self.depth = 0  # nodes passed in this run
         self.at = 0  # steps passed
         self.steps: list[_Step] = []
-        self.touched: dict[Key, _Touched] = {}
+        self.touched: dict[Key, Touched] = {}
         self.clocks: dict[str, Clock] = {}
         self.sleep: dict[str, Accesses] = {}
         self.fresh = False  # the step that is running is not one that the last run shared
+        self.stops: list[int] = []  # steps, in order, before which a choice was made or an object was new
+        self.hears = True  # is it a listener now? Most steps that the last run shared tell nothing new
         self.op: Op | None = None  # of the step that is running; a step of an earlier run must not keep that run alive
         self.races: list[tuple[int, int, str, Accesses]] = []  # (earlier step, later or -1, its task, accesses)
         self.numbers: dict[int, int] = {}
@@ -109,12 +120,12 @@ class Dpor:
         if self.started:
             if not self._backtrack():
                 return False
-            shared = sum(node.options is None for node in self.path) - 1  # the last one may do something else
-            while len(self.steps) > shared:
+            while len(self.steps) > self.path[-1].shared:
                 self._forget(self.steps.pop())
         self.started = True
         self.depth = self.at = 0
         self.fresh = False
+        self.hears = True
         self.races = []
         self.numbers = {}
         self.objects = []
@@ -128,12 +139,13 @@ class Dpor:
                 if node.options:
                     node.taken = node.options.pop()
                     return True
-            else:
+            elif node.tree:
                 self._retire(node)
                 while node.tree:
                     if self._take(node, node.tree.pop(0)):
                         return True
-            self.path.pop()
+            # The steps know the node: left alone, they would be the collector's to find, and it is slow.
+            self.path.pop().done.clear()
         return False
 
     @staticmethod
@@ -165,15 +177,14 @@ class Dpor:
         return True
 
     def _forget(self, step: _Step) -> None:
-        for changed, key, before in reversed(step.undo):
+        if self.stops[-1:] == [len(self.steps)]:
+            self.stops.pop()
+        self.clocks[step.task] = step.past
+        for key, before in reversed(step.undo):
             if before is None:
-                del changed[key]
+                del self.touched[key]
             else:
-                changed[key] = before
-
-    def _set(self, step: _Step, changed: dict[Any, Any], key: Any, value: Any) -> None:
-        step.undo.append((changed, key, changed.get(key)))
-        changed[key] = value
+                self.touched[key] = before
 
     def estimate(self) -> float:
         """
@@ -193,23 +204,37 @@ class Dpor:
 
     # -- during a run -------------------------------------------------------
 
-    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
-        """As far as this run is known to be like the last."""
+    def follow(self, runtime: ControlledRuntime) -> list[str]:
+        """As far as this run is known to be like the last, or to the next of ``stops``."""
         if self.at == len(self.steps):
-            return None
-        node = self.path[self.depth]
-        self.depth += 1
-        self.at += 1
-        for name in node.numbered:
-            self._number(tasks[name].pending.obj)  # type: ignore[union-attr]
-        return tasks[node.taken]  # type: ignore[index]
+            return []
+        begin = self.at
+        step = self.steps[begin]
+        for name in step.node.numbered:
+            self._new_number(runtime.by_name[name].pending.obj)  # type: ignore[union-attr]
+        if step.meets is not self.hears:
+            self._hear(runtime, step.meets)
+        if step.meets:
+            self.at += 1
+        else:
+            stop = bisect(self.stops, begin)
+            self.at = self.stops[stop] if stop < len(self.stops) else len(self.steps)
+        self.depth += self.at - begin
+        return [step.task for step in reversed(self.steps[begin : self.at])]
+
+    def _hear(self, runtime: Runtime, hears: bool) -> None:
+        self.hears = hears
+        if hears:
+            runtime.listeners.append(self)
+        else:
+            runtime.listeners.remove(self)
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task | None:
         # What is about to be touched gets its number now, in the same order in every run.
         numbered = []
         for task in runnable if current is None else (current,):
             if task.pending is not None and id(task.pending.obj) not in self.numbers:
-                self._number(task.pending.obj)
+                self._new_number(task.pending.obj)
                 numbered.append(task.name)
         if self.depth == len(self.path):
             if not self._new_node(runnable, current):
@@ -225,6 +250,8 @@ class Dpor:
             raise InternalError(f"a program must do the same again when it is run again: {node.taken} cannot run")
         self.at += 1
         self.fresh = True
+        if not self.hears:
+            self._hear(chosen.runtime, True)
         assert chosen.pending is not None
         self._step(chosen.name, chosen.pending, node)
         return chosen
@@ -234,13 +261,10 @@ class Dpor:
         awake = [task for task in runnable if task.name not in self.sleep]
         if not awake:
             return False
-        node = _Node()
-        node.sleep = dict(self.sleep)
-        node.enabled = [task.name for task in runnable]
-        node.known = len(self.objects)
+        node = _Node(self.at, [task.name for task in runnable], dict(self.sleep), len(self.objects))
         # Whatever the choices within the last step were, the same must come after it.
-        before = next((place for place in reversed(self.path) if place.options is None), None)
-        node.tree = list(before.wanted) if before is not None else []
+        if self.steps:
+            node.tree = list(self.steps[-1].node.wanted)
         while node.tree and not node.taken:
             self._take(node, node.tree.pop(0))
         if not node.taken:
@@ -249,22 +273,16 @@ class Dpor:
         return True
 
     def _step(self, name: str, op: Op, node: _Node) -> None:
-        accesses = self._accesses(op)
-        step = _Step(name, accesses, node)
-        self.op = op
+        step = _Step(name, node, self.clocks.get(name, {}))
         index = len(self.steps)
-        self._find_races(index, name, op, accesses)
-        step.past = self.clocks.get(name, step.past)
-        clock = step.clock = dict(step.past)
-        for key, write in accesses:
-            touched = self.touched.get(key)
-            if touched is not None:
-                self._learn(clock, touched.writes.items())
-                if write:
-                    self._learn(clock, touched.reads.items())
-        clock[name] = index
+        if node.numbered or (self.depth > 1 and self.path[self.depth - 2].options is not None):
+            self.stops.append(index)
         self.steps.append(step)
-        self._set(step, self.clocks, name, clock)
+        accesses = step.accesses = self._accesses(op)
+        self.op = op
+        self._order(index, name, op, accesses, step.clock)
+        step.clock[name] = index
+        self.clocks[name] = step.clock
         node.done.setdefault(name, []).append(step)
         self._touch(step, accesses, index, True)
         self.sleep = {other: theirs for other, theirs in node.sleep.items() if other != name}
@@ -278,10 +296,12 @@ class Dpor:
                 if op.kind == "alloc":
                     self._number_parts(op.obj)
             return
+        if op is self.op:
+            return
         step = self.steps[-1]
         born = op.kind in BIRTHS and id(op.obj) not in self.numbers
-        accesses = self._accesses(op)
-        if step.task != task.name or op is self.op or getattr(task.runtime, "quiet", False):
+        accesses = [access for access in self._accesses(op) if access not in step.accesses]
+        if step.task != task.name or getattr(task.runtime, "quiet", False):
             return
         if born:
             step.born.append(self._number(op.obj))
@@ -289,21 +309,17 @@ class Dpor:
             if born:
                 step.born += self._number_parts(op.obj)
             return
+        if not accesses:
+            return
         index = len(self.steps) - 1
-        self._find_races(index, task.name, op, accesses)
+        self._order(index, task.name, op, accesses, step.clock)
         step.accesses += accesses
-        for key, write in accesses:
-            touched = self.touched.get(key)
-            if touched is not None:
-                self._learn(step.clock, touched.writes.items())
-                if write:
-                    self._learn(step.clock, touched.reads.items())
         self._touch(step, accesses, index, False)
         self._wake(accesses)
 
     def pick(self, n: int) -> int:
         if self.depth == len(self.path):
-            node = _Node()
+            node = _Node(self.at - 1, (), {}, 0)  # the step that it is part of may do something else
             node.options = list(range(n - 1, 0, -1))
             node.taken = 0
             self.path.append(node)
@@ -315,19 +331,25 @@ class Dpor:
     def end(self, blocked: Sequence[Task]) -> None:
         for task in blocked:
             if task.pending is not None:
-                self._find_races(-1, task.name, task.pending, self._accesses(task.pending))
+                clock = dict(self.clocks.get(task.name, {}))
+                self._order(-1, task.name, task.pending, self._accesses(task.pending), clock)
         for earlier, later, name, accesses in self.races:
             self._reverse(earlier, later, name, accesses)
 
     def _touch(self, step: _Step, accesses: Accesses, index: int, by_operation: bool) -> None:
-        for key, write in accesses:
-            touched = self.touched.get(key)
-            if touched is None:
-                touched = _Touched()
-                self._set(step, self.touched, key, touched)
-            self._set(step, touched.writes if write else touched.reads, step.task, index)
-            if by_operation:
-                self._set(step, touched.writes_op if write else touched.reads_op, step.task, index)
+        for key, writes in accesses:
+            before = self.touched.get(key)
+            step.undo.append((key, before))
+            write, reads, write_op, reads_op = before or UNTOUCHED
+            if writes:
+                write, reads = index, {}
+                if by_operation:
+                    write_op, reads_op = index, {}
+            else:
+                reads = {**reads, step.task: index}
+                if by_operation:
+                    reads_op = {**reads_op, step.task: index}
+            self.touched[key] = write, reads, write_op, reads_op
 
     def _wake(self, accesses: Accesses) -> None:
         """Who sleeps wakes when what was just done may matter to its step."""
@@ -337,9 +359,22 @@ class Dpor:
     def _number(self, obj: Any) -> int:
         number = self.numbers.get(id(obj))
         if number is None:
-            number = self.numbers[id(obj)] = len(self.objects)
-            self.objects.append(obj)
+            number = self._new_number(obj)
+            if self.fresh:
+                self._must_be_heard(self.steps[-1])
         return number
+
+    def _new_number(self, obj: Any) -> int:
+        number = self.numbers[id(obj)] = len(self.objects)
+        self.objects.append(obj)
+        return number
+
+    def _must_be_heard(self, step: _Step) -> None:
+        """The last step tells of a new object: also in the next run, where it has another id."""
+        step.meets = True
+        index = len(self.steps) - 1
+        if self.stops[-1:] != [index]:
+            self.stops.append(index)
 
     def _number_parts(self, obj: Any) -> list[int]:
         """Locks and counters that may not be touched before they are freed with *obj*."""
@@ -354,39 +389,46 @@ class Dpor:
 
     # -- races --------------------------------------------------------------
 
-    def _learn(self, clock: Clock, accesses: Iterable[tuple[str, int]]) -> None:
-        for task, index in accesses:
-            if clock.get(task, -1) < index:
-                for name, at in self.steps[index].clock.items():
-                    if at > clock.get(name, -1):
-                        clock[name] = at
+    def _order(self, index: int, name: str, op: Op, accesses: Accesses, clock: Clock) -> None:
+        """
+        *op* of task *name* comes after the steps it depends on. Could it have come before one?
 
-    def _find_races(self, index: int, name: str, op: Op, accesses: Accesses) -> None:
-        """Where could *op* of task *name* have come before a step it depends on?"""
-        mine = self.clocks.get(name, {})
-        waits = op.ready is not None
-        candidates: set[int] = set()
-        for key, write in accesses:
+        *clock* is what the task knows, and learns of them.
+        """
+        unknown = self._unknown(accesses, clock, False)
+        if not unknown:
+            return
+        candidates = unknown if op.ready is None else self._unknown(accesses, clock, True)
+        for i in candidates:
+            if self._reversible(i, name, clock) and not any(self._before(i, j) for j in candidates if j != i):
+                self.races.append((i, index, name, accesses))
+        for i in unknown:
+            for task, at in self.steps[i].clock.items():
+                if at > clock.get(task, -1):
+                    clock[task] = at
+
+    def _unknown(self, accesses: Accesses, clock: Clock, by_operation: bool) -> set[int]:
+        """The steps that *accesses* depend on, and that *clock* does not have yet."""
+        found: set[int] = set()
+        for key, writes in accesses:
             touched = self.touched.get(key)
             if touched is None:
                 continue
-            tables = [touched.writes_op if waits else touched.writes]
-            if write:
-                tables.append(touched.reads_op if waits else touched.reads)
-            for table in tables:
-                for task, i in table.items():
-                    if task != name and i > mine.get(task, -1):
-                        candidates.add(i)
-        for i in candidates:
-            if self._reversible(i, name) and not any(self._before(i, other) for other in candidates if other != i):
-                self.races.append((i, index, name, accesses))
+            write, reads, write_op, reads_op = touched
+            if by_operation:
+                write, reads = write_op, reads_op
+            if write >= 0 and write > clock.get(self.steps[write].task, -1):
+                found.add(write)
+            if writes and reads:
+                found.update(i for task, i in reads.items() if i > clock.get(task, -1))
+        return found
 
     def _before(self, i: int, j: int) -> bool:
         return i < j and self.steps[j].clock.get(self.steps[i].task, -1) >= i
 
-    def _reversible(self, i: int, name: str) -> bool:
+    def _reversible(self, i: int, name: str, clock: Clock) -> bool:
         """Not if the task could not run when step *i* was taken, and has not moved since."""
-        return name in self.steps[i].node.enabled or self.clocks.get(name, {}).get(name, -1) > i
+        return name in self.steps[i].node.enabled or clock.get(name, -1) > i
 
     def _reverse(self, i: int, later: int, name: str, accesses: Accesses) -> None:
         """Ask for the later step of a race before step *i*, unless that has been or will be tried."""

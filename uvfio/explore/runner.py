@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import cast
 
 from uvfio.runtime.collector import seldom_collecting
 from uvfio.runtime.controlled import ControlledRuntime, Policy
@@ -108,8 +109,10 @@ def run_once(
 ) -> bool:
     """One run, counted in *result*; False when it made a finding. *spare* tasks are used again."""
     runtime = ControlledRuntime(policy, spare)
-    if isinstance(policy, Listener):
-        runtime.listeners.append(policy)
+    # isinstance() would ask for each name of the protocol, in every run.
+    hears = cast(Listener, policy) if hasattr(policy, "event") else None
+    if hears is not None:
+        runtime.listeners.append(hears)
     splat: Splat | None = None
     try:
         judge = program(runtime)
@@ -118,8 +121,8 @@ def run_once(
         runtime.run()
         runtime.quiet = True
         policy.end([task for task in runtime.tasks if not task.done])
-        if isinstance(policy, Listener):
-            runtime.listeners.remove(policy)  # of the clean-up it has nothing to learn
+        # Of the clean-up the policy has nothing to learn.
+        runtime.listeners = [listener for listener in runtime.listeners if listener is not hears]
         if runtime.splat is not None:
             splat = runtime.splat
         elif not runtime.cut_off:

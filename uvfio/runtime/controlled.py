@@ -10,7 +10,7 @@ finished, that is a deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from greenlet import GreenletExit, getcurrent
@@ -31,8 +31,12 @@ class Policy(Protocol):
     def begin(self) -> bool:
         """Start a run; False when nothing is left to try."""
 
-    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
-        """The task that must run next, where that is known: it saves working out who could."""
+    def follow(self, runtime: ControlledRuntime) -> list[str]:
+        """
+        The tasks that must run next, last first, where that is known: a step for each name.
+
+        It saves working out who could run, and asking again before those steps are done.
+        """
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task | None:
         """Pick one of *runnable*, which is never empty; None stops: all that follows is known."""
@@ -64,6 +68,7 @@ class ControlledRuntime(Runtime):
         self.tasks: list[Task] = []
         self.made: list[Task] = []
         self.by_name: dict[str, Task] = {}
+        self.ahead: list[str] = []  # who runs next, as far as the policy knows; last first
         self.schedule: Schedule = []  # the task chosen at each step, and choices
         self.splat: Splat | None = None
         self.broken_by = ""  # the task that raised it
@@ -84,6 +89,9 @@ class ControlledRuntime(Runtime):
         if self.aborting:
             raise GreenletExit
         task: Task = getcurrent()  # type: ignore[assignment]  # kernel code runs in tasks
+        if self.ahead and self.ahead[-1] == task.name and timeout is None and not self.listeners:
+            self.schedule.append(self.ahead.pop())
+            return True
         op = task.pending = Op(kind, obj, mode, ready, timeout, field)
         if self.quiet and (ready is None or ready()):
             chosen: Task | None = task
@@ -92,9 +100,11 @@ class ControlledRuntime(Runtime):
         if chosen is not task:
             (self.hub if chosen is None else chosen).switch()  # a greenlet not yet started is falsy
         task.pending = None
-        timed_out, task.timed_out = task.timed_out, False
         for listener in self.listeners:
             listener.event(task, op)
+        if timeout is None:
+            return True
+        timed_out, task.timed_out = task.timed_out, False
         return not timed_out
 
     def choose(self, n: int) -> int:
@@ -137,6 +147,7 @@ class ControlledRuntime(Runtime):
             elif not self.quiet:  # nobody waits for an explored task: it must not be lost
                 self.splat = self.splat or oops(e)
         task.done = True
+        self.tasks.remove(task)
 
     def run(self, tasks: Sequence[Task] = ()) -> None:
         """
@@ -146,20 +157,19 @@ class ControlledRuntime(Runtime):
         kept in ``splat``; a deadlock is one.
         """
         while self.splat is None:
-            if isinstance(self.crash, InternalError):
-                raise self.crash
             if self.crash is not None:
+                if isinstance(self.crash, InternalError):
+                    raise self.crash
                 raise InternalError(f"a task must raise Errno or Splat, not {self.crash!r}") from self.crash
-            waited_for = [t for t in tasks or self.tasks if not t.done and not t.daemon]
-            if tasks and not waited_for:
+            if tasks and all(t.done or t.daemon for t in tasks):
                 return
-            chosen = self._next(None)
+            chosen = self._next(None) if self.tasks else None
             if chosen is None:
+                waited_for = [t for t in tasks or self.tasks if not t.done and not t.daemon]
                 if waited_for and not self.cut_off and self.splat is None:
                     self.splat = deadlock(waited_for)
                 return
             chosen.switch()
-            self.tasks = [t for t in self.tasks if not t.done]
 
     def run_function(self, function: Callable[[], T], name: str) -> T:
         """Set-up and clean-up: run *function* to its end, without exploring."""
@@ -177,7 +187,7 @@ class ControlledRuntime(Runtime):
         """Unwind what is still blocked, without letting it do anything visible. No task knows its run after that."""
         self.aborting = True
         self.keeps_tasks = False  # kept, they would never run again, nor be collected: and the machine with them
-        for task in self.tasks:
+        for task in list(self.tasks):
             if task and not task.done:
                 task.throw(GreenletExit)
         self.tasks.clear()
@@ -190,20 +200,23 @@ class ControlledRuntime(Runtime):
         """A schedule has one capital letter for each task; tasks keep theirs if free."""
         if self.quiet and len(name) > 1:
             return name
-        taken = {task.name for task in self.tasks} | self.letters
-        letter = name if name not in taken and len(name) == 1 else ""
-        letter = letter or next((c for c in "KLMNOPQRSTUVWXYZABCDEFGHIJ" if c not in taken), name)
+        letter = name
+        if name in self.letters or len(name) != 1:
+            letter = next((c for c in "KLMNOPQRSTUVWXYZABCDEFGHIJ" if c not in self.letters), name)
         self.letters.add(letter)
         return letter
 
     def _next(self, running: Task | None) -> Task | None:
         if self.splat is not None or self.cut_off:
             return None
-        chosen = None if self.quiet else self.policy.follow(self.by_name)
-        if chosen is None:
+        if not self.ahead and not self.quiet:
+            self.ahead = self.policy.follow(self)
+        if self.ahead:
+            chosen: Task | None = self.by_name[self.ahead.pop()]
+        else:
             chosen = self._choose(running)
-            if chosen is None:
-                return None
+        if chosen is None:
+            return None
         if not self.quiet:
             self.schedule.append(chosen.name)
         op = chosen.pending

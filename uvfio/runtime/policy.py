@@ -6,9 +6,10 @@ earlier runs is in ``explore/``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 
+from uvfio.runtime.controlled import ControlledRuntime
 from uvfio.runtime.errors import InternalError
 from uvfio.runtime.runtime import Op
 from uvfio.runtime.schedule import Schedule
@@ -25,8 +26,8 @@ class Fifo:
         self.runs_left -= 1
         return self.runs_left >= 0
 
-    def follow(self, tasks: Mapping[str, Task]) -> Task | None:
-        return None
+    def follow(self, runtime: ControlledRuntime) -> list[str]:
+        return []
 
     def choose(self, runnable: Sequence[Task], current: Task | None) -> Task:
         return current if current in runnable and current is not None else runnable[0]
