@@ -26,7 +26,7 @@ from uvfio.linux.iommu.smmuv3 import SmmuOptions, arm_smmu_init
 from uvfio.linux.iommu.vtd import iommu_init
 from uvfio.linux.iommu.vtd_hw import VtdOptions
 from uvfio.linux.iommufd.main import iommufd_init
-from uvfio.linux.kernel.kernfs import kernfs_find, kernfs_write
+from uvfio.linux.kernel.kernfs import KernfsRoot, kernfs_destroy_root, kernfs_find, kernfs_write
 from uvfio.linux.kvm.main import kvm_init
 from uvfio.linux.mdev.core import mdev_init
 from uvfio.linux.s390 import zpci
@@ -150,6 +150,16 @@ class Machine:
         virtual function, which is nothing that one can pull out.
         """
         self.run(lambda: unplug(bdf), f"unplug/{bdf}")
+
+    def forget(self) -> None:
+        """
+        Nothing will run here any more. Takes apart most of what knows each other in circles:
+        the garbage collector would find it too, but takes much longer.
+        """
+        root = self.statics.get(KernfsRoot)
+        if root is not None:
+            kernfs_destroy_root(root)
+        self.statics.clear()
 
 
 def plug(*devices: Plugged) -> list[str]:

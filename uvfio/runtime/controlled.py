@@ -195,6 +195,8 @@ class ControlledRuntime(Runtime):
         for task in self.made:
             task.forget()
         self.made.clear()
+        self.listeners = []
+        self.machine = None  # which knows this run: garbage for the collector
 
     def _letter(self, name: str) -> str:
         """A schedule has one capital letter for each task; tasks keep theirs if free."""

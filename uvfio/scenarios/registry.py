@@ -68,6 +68,7 @@ class Scenario:
         if outcome not in self.outcomes:
             allowed = ", ".join(sorted(map(str, self.outcomes)))
             raise Splat("outcome", f"the outcome must be one of {allowed}, not {outcome}")
+        scene.machine.forget()
         return outcome
 
 

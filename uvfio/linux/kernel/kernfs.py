@@ -103,6 +103,12 @@ class KernfsRoot:
 kernfs_root = per_machine(KernfsRoot)
 
 
+def kernfs_destroy_root(root: KernfsRoot) -> None:
+    """Nobody will look at the tree any more: take it apart, without a word to anybody."""
+    for node in list(_subtree(root.root)):
+        node.children.clear()
+
+
 def kernfs_create_dir(parent: KernfsNode, name: str) -> KernfsNode:
     """Errno EEXIST if *parent* has a child of that name."""
     return _add(KernfsNode(name, parent, "dir", 0o755))
