@@ -292,7 +292,7 @@ class Dpor:
         """Notes: what a step does besides its operation."""
         if not self.fresh:
             if id(op.obj) not in self.numbers:
-                self._number(op.obj)
+                self._new_number(op.obj)
                 if op.kind == "alloc":
                     self._number_parts(op.obj)
             return
@@ -432,11 +432,12 @@ class Dpor:
 
     def _reverse(self, i: int, later: int, name: str, accesses: Accesses) -> None:
         """Ask for the later step of a race before step *i*, unless that has been or will be tried."""
-        node = self.steps[i].node
-        sequence = [j for j in range(i + 1, len(self.steps)) if j != later and not self._before(i, j)]
-        events = [Event(self.steps[j].task, self.steps[j].accesses) for j in sequence]
+        steps, node, first = self.steps, self.steps[i].node, self.steps[i].task
+        sequence = [j for j in range(i + 1, len(steps)) if j != later and steps[j].clock.get(first, -1) < i]
+        events = [Event(steps[j].task, steps[j].accesses) for j in sequence]
         for position, j in enumerate(sequence):
-            events[position].after = [p for p, k in enumerate(sequence[:position]) if self._before(k, j)]
+            clock = steps[j].clock
+            events[position].after = [p for p, k in enumerate(sequence[:position]) if clock.get(steps[k].task, -1) >= k]
         events.append(self._last_event(sequence, later, Event(name, accesses)))
         if not any(self._covered(sleeper, theirs, events) for sleeper, theirs in node.sleep.items()):
             insert(node.tree, events, node.known)

@@ -105,7 +105,10 @@ kernfs_root = per_machine(KernfsRoot)
 
 def kernfs_destroy_root(root: KernfsRoot) -> None:
     """Nobody will look at the tree any more: take it apart, without a word to anybody."""
-    for node in list(_subtree(root.root)):
+    nodes = [root.root]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children.values()
         node.children.clear()
 
 
