@@ -15,6 +15,7 @@ from uvfio.runtime.errors import InternalError
 from uvfio.runtime.policy import Fifo, Pct, RandomWalk, Replay
 from uvfio.runtime.schedule import decode
 from uvfio.runtime.struct import kfree, kzalloc
+from uvfio.scenarios.catalogue import SCENARIOS
 
 
 def increments(runtime):
@@ -80,6 +81,44 @@ def zoo():
 @pytest.mark.parametrize("tasks", list(zoo()), ids=" | ".join)
 def test_dpor_sees_what_brute_force_sees(tasks):
     assert behaviours(program(*tasks), Dpor()) == behaviours(program(*tasks), Dfs())
+
+
+class HearsAll(Dpor):
+    """Hears what every step tells, also those that are repeated from the last run."""
+
+    def __init__(self):
+        super().__init__()
+        self.schedules = []
+        self.told = 0  # of repeated steps
+
+    def event(self, task, op):
+        self.told += not self.fresh and not task.runtime.quiet
+        super().event(task, op)
+
+    def end(self, blocked):
+        super().end(blocked)
+        self.schedules.append([(node.taken, node.known, sorted(node.sleep)) for node in self.path])
+
+    def _hear(self, runtime, hears):
+        pass
+
+
+class Hears(HearsAll):
+    _hear = Dpor._hear
+
+
+@pytest.mark.parametrize(
+    "searched",
+    [program("m x++", "m rx", "x++ m"), SCENARIOS["vfio.two_openers"].program],
+    ids=["primitives", "scenario"],
+)
+def test_of_repeated_steps_only_what_is_new_need_be_heard(searched):
+    """A file opened, say: it has another id in every run, and must have the same number."""
+    some, all_of_it = Hears(), HearsAll()
+    assert explore(searched, some).complete
+    assert explore(searched, all_of_it).complete
+    assert some.schedules == all_of_it.schedules
+    assert some.told * 4 < all_of_it.told
 
 
 def test_deadlock_is_found_and_its_schedule_replays():

@@ -8,7 +8,9 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+from programs import program
 
+from uvfio.explore.dpor import Dpor
 from uvfio.explore.runner import Program, Result, explore, run_once
 from uvfio.linux.kernel.mutex import Mutex
 from uvfio.runtime.policy import RandomWalk
@@ -101,3 +103,20 @@ def test_runs_that_end_in_a_finding_leave_no_machine():
             kinds.add(result.finding.kind)
     assert kinds == {"deadlock"}
     assert left() == 0
+
+
+def test_what_a_search_of_locks_leaves_to_the_collector_does_not_grow_with_its_executions():
+    """The collector takes longer to find a step or a place of the path than the search to make it."""
+
+    def search(sections):
+        gc.collect()
+        result = explore(program(*[" ".join(["m"] * sections)] * 3), Dpor())
+        return result.runs, gc.collect()
+
+    gc.disable()
+    try:
+        few, many = search(1), search(3)
+    finally:
+        gc.enable()
+    assert (few[0], many[0]) == (6, 1680)
+    assert many[1] - few[1] < 100
