@@ -15,6 +15,7 @@ from uvfio.runtime.errors import InternalError
 from uvfio.runtime.policy import Fifo, Pct, RandomWalk, Replay
 from uvfio.runtime.schedule import decode
 from uvfio.runtime.struct import kfree, kzalloc
+from uvfio.runtime.task import current
 from uvfio.scenarios.catalogue import SCENARIOS
 
 
@@ -129,6 +130,20 @@ def test_deadlock_is_found_and_its_schedule_replays():
     assert "A waits for m (lock), holds k; B waits for k (lock), holds m" in finding.message
     again = explore(program("km", "mk"), Replay(decode(finding.replay)))
     assert again.finding == finding
+
+
+def test_a_finding_has_no_address_in_it():
+    """It reads the same in every run, for structures without a name, too."""
+
+    def make():
+        return kzalloc(Cell)
+
+    def waiter(cell):
+        current().runtime.point("swait", cell, ready=lambda: False)
+
+    finding = explore(toy(make, waiter), Dpor()).finding
+    assert finding is not None
+    assert finding.message == "no task can go on: A waits for <Cell> (swait), holds nothing"
 
 
 def test_a_bound_of_zero_preemptions_misses_what_one_finds():

@@ -37,6 +37,8 @@ def kstruct(*shared: str, racy: Sequence[str] = ()) -> Callable[[type[T]], type[
 
     def decorate(cls: type[T]) -> type[T]:
         names = {*getattr(cls, "__shared__", ()), *shared, *racy}
+        if cls.__repr__ is object.__repr__:
+            setattr(cls, "__repr__", _name)
         setattr(cls, "__shared__", names)
         setattr(cls, "__racy__", frozenset({*getattr(cls, "__racy__", ()), *racy}))
         setattr(cls, "__observed__", type(cls.__name__, (cls,), {name: _watched(name) for name in sorted(names)}))
@@ -44,6 +46,11 @@ def kstruct(*shared: str, racy: Sequence[str] = ()) -> Callable[[type[T]], type[
         return cls
 
     return decorate
+
+
+def _name(made: object) -> str:
+    """Without the address, so that a finding reads the same in every run."""
+    return f"<{type(made).__name__}>"
 
 
 def kzalloc(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
