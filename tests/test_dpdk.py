@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from clients_build import uvfio_run
+from shared import need_program
+
+IOAT, E1000E = "0000:00:01.0", "0000:00:02.0"
 
 pytestmark = pytest.mark.live
 
 
 def test_dmadev(tmp_path: Path) -> None:
-    program = shutil.which("dpdk-test")
-    if program is None:
-        pytest.skip("NO DPDK (Debian: dpdk-dev): its driver was not run on our I/OAT engine")
+    program = need_program("dpdk-test", "dpdk-dev")
     environment = [f"XDG_RUNTIME_DIR={tmp_path}", "DPDK_TEST=dmadev_autotest"]
     eal = ["-l", "0", "--no-huge", "-m", "256", "--no-telemetry", "-a", "0000:00:01.0"]
     run = uvfio_run(["env", *environment, program, *eal], devices=("ioat",), timeout=300)
@@ -31,9 +31,14 @@ def test_dmadev(tmp_path: Path) -> None:
 
 
 def test_devbind() -> None:
-    program = shutil.which("dpdk-devbind.py")
-    if program is None or shutil.which("lspci") is None:
-        pytest.skip("NO DPDK OR NO LSPCI (Debian: dpdk, pciutils): dpdk-devbind was not run")
-    script = f"{program} -u 0000:00:01.0; {program} -b vfio-pci 0000:00:01.0; {program} --status-dev dma"
-    run = uvfio_run(["sh", "-c", script], devices=("ioat,driver=none",))
-    assert re.search(r"^0000:00:01\.0 '.*2021.*' drv=vfio-pci unused=", run.stdout, re.M), run.stdout + run.stderr
+    program = need_program("dpdk-devbind.py", "dpdk")
+    need_program("lspci", "pciutils")
+    script = f"""
+        {program} -b vfio-pci {IOAT} {E1000E}; {program} --status; echo next
+        {program} -u {E1000E}; {program} --status-dev net
+    """
+    run = uvfio_run(["sh", "-c", script], devices=("ioat,driver=none", "e1000e,driver=none"))
+    bound, unbound = run.stdout.split("\nnext\n")
+    taken = r"^(\S+) '.*(?:2021|10d3)' drv=vfio-pci unused=$"
+    assert re.findall(taken, bound, re.M) == [E1000E, IOAT], run.stdout + run.stderr
+    assert re.findall(r"^(\S+) '.*10d3' unused=vfio-pci$", unbound, re.M) == [E1000E], run.stdout + run.stderr

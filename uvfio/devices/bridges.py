@@ -15,7 +15,6 @@ from uvfio.devices.config import PciConfig
 from uvfio.devices.kit import PciBar, PciDevice
 from uvfio.uapi.pci_regs import (
     PCI_BRIDGE_CONTROL,
-    PCI_CAP_ID_EXP,
     PCI_CAP_ID_SSVID,
     PCI_CFG_SPACE_EXP_SIZE,
     PCI_CLASS_PROG,
@@ -73,7 +72,7 @@ class PciBridge(PciDevice):
 
     def add_capabilities(self, config: PciConfig) -> None:
         ids = self.vendor.to_bytes(2, "little") + bytes(2)
-        config.add_capability(PCI_CAP_ID_EXP, 0x54, (self.express_type << 4 | 2).to_bytes(2, "little") + bytes(56))
+        config.add_express(0x54, self.express_type)
         config.add_capability(PCI_CAP_ID_SSVID, 0x40, bytes(2) + ids)
         if self.acs:
             body = ACS_CAP.to_bytes(2, "little") + ACS_ENABLED.to_bytes(2, "little")

@@ -18,12 +18,29 @@ from uvfio.uapi.pci_regs import (
     PCI_BASE_ADDRESS_MEM_PREFETCH,
     PCI_BASE_ADDRESS_MEM_TYPE_64,
     PCI_BASE_ADDRESS_SPACE_IO,
+    PCI_CAP_EXP_ENDPOINT_SIZEOF_V2,
+    PCI_CAP_ID_EXP,
     PCI_CAPABILITY_LIST,
     PCI_CFG_SPACE_SIZE,
+    PCI_EXP_DEVCAP,
+    PCI_EXP_DEVCAP_RBER,
+    PCI_EXP_DEVCTL,
+    PCI_EXP_DEVCTL_ERRORS,
+    PCI_EXP_DEVCTL_NOSNOOP_EN,
+    PCI_EXP_DEVCTL_READRQ,
+    PCI_EXP_DEVCTL_READRQ_512B,
+    PCI_EXP_DEVCTL_RELAX_EN,
+    PCI_EXP_FLAGS,
+    PCI_EXP_LNKCAP,
+    PCI_EXP_LNKCAP2,
+    PCI_EXP_LNKCTL2,
+    PCI_EXP_LNKSTA,
     PCI_STATUS,
     PCI_STATUS_CAP_LIST,
     PCI_STD_HEADER_SIZEOF,
 )
+
+LINK_2_5GT, LINK_X1 = 1, 1 << 4  # of LNKCAP and LNKSTA
 
 
 @dataclass
@@ -110,6 +127,22 @@ class PciConfig:
         self.data[off + 2 : off + 2 + len(body)] = body
         self.mask[off : off + 2 + len(body)] = bytes(2) + mask.ljust(len(body), b"\0")
         self.set_bits(PCI_STATUS, 2, PCI_STATUS_CAP_LIST, True)
+
+    def add_express(self, off: int, kind: int, devcap: int = 0) -> None:
+        """
+        Chain a PCI Express capability (version 2): *kind* is PCI_EXP_TYPE_..., *devcap* further
+        bits of the Device Capabilities. The link is up, at 2.5 GT/s and one lane wide; as in
+        QEMU that also stands in an endpoint of the root complex, which has none.
+        """
+        self.add_capability(PCI_CAP_ID_EXP, off, bytes(PCI_CAP_EXP_ENDPOINT_SIZEOF_V2 - 2))
+        self.put(off + PCI_EXP_FLAGS, 2, kind << 4 | 2)
+        self.put(off + PCI_EXP_DEVCAP, 4, PCI_EXP_DEVCAP_RBER | devcap)
+        defaults = PCI_EXP_DEVCTL_RELAX_EN | PCI_EXP_DEVCTL_NOSNOOP_EN | PCI_EXP_DEVCTL_READRQ_512B
+        self.put(off + PCI_EXP_DEVCTL, 2, defaults, defaults | PCI_EXP_DEVCTL_ERRORS | PCI_EXP_DEVCTL_READRQ)
+        self.put(off + PCI_EXP_LNKCAP, 4, LINK_X1 | LINK_2_5GT)
+        self.put(off + PCI_EXP_LNKSTA, 2, LINK_X1 | LINK_2_5GT)
+        self.put(off + PCI_EXP_LNKCAP2, 4, 1 << LINK_2_5GT)
+        self.put(off + PCI_EXP_LNKCTL2, 2, LINK_2_5GT)
 
     def add_ext_capability(self, cap_id: int, off: int, version: int, body: bytes, mask: bytes = b"") -> None:
         """The same for an extended capability; the first must be at 0x100."""

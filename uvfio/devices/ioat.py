@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from uvfio.devices.config import PciConfig
 from uvfio.devices.kit import MsixTable, PciBar, PciDevice, Register
-from uvfio.uapi.pci_regs import PCI_CAP_ID_EXP, PCI_EXP_DEVCAP_FLR
+from uvfio.uapi.pci_regs import PCI_EXP_DEVCAP_FLR, PCI_EXP_TYPE_RC_END
 
 VERSION = 0x32
 XFERCAP = 20  # a descriptor moves at most 2^20 bytes
@@ -117,8 +117,7 @@ class Ioat(PciDevice):
     def add_capabilities(self, config: PciConfig) -> None:
         self.add_pm(config, 0x40)
         self.add_msix(config, 0x50)
-        express = (0x92).to_bytes(2, "little") + PCI_EXP_DEVCAP_FLR.to_bytes(4, "little") + bytes(52)
-        config.add_capability(PCI_CAP_ID_EXP, 0x80, express)
+        config.add_express(0x80, PCI_EXP_TYPE_RC_END, PCI_EXP_DEVCAP_FLR)
 
     def reset(self) -> None:
         super().reset()

@@ -22,7 +22,6 @@ from uvfio.devices.register import Register as Register
 from uvfio.devices.sriov import Sriov
 from uvfio.uapi.pci_regs import (
     PCI_CACHE_LINE_SIZE,
-    PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_PM,
     PCI_CFG_SPACE_EXP_SIZE,
@@ -35,6 +34,7 @@ from uvfio.uapi.pci_regs import (
     PCI_COMMAND_MEMORY,
     PCI_COMMAND_SERR,
     PCI_DEVICE_ID,
+    PCI_EXP_TYPE_RC_END,
     PCI_EXT_CAP_ID_ATS,
     PCI_EXT_CAP_ID_PASID,
     PCI_EXT_CAP_ID_PRI,
@@ -284,7 +284,7 @@ class PciDevice:
 
     def add_express(self, config: PciConfig, at: int) -> None:
         """PCI Express, a root complex integrated endpoint (it is on the root bus)."""
-        config.add_capability(PCI_CAP_ID_EXP, at, (0x92).to_bytes(2, "little") + bytes(56))
+        config.add_express(at, PCI_EXP_TYPE_RC_END)
 
     def _send(self, vectors: list[int]) -> None:
         for vector in vectors:

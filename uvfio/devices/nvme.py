@@ -52,7 +52,7 @@ from uvfio.devices.nvme_spec import (
     CommandFailed,
 )
 from uvfio.devices.nvme_virtual import PRIMARY_CNTLID, Virtualization
-from uvfio.uapi.pci_regs import PCI_CAP_ID_EXP, PCI_EXP_DEVCAP_FLR
+from uvfio.uapi.pci_regs import PCI_EXP_DEVCAP_FLR, PCI_EXP_TYPE_RC_END
 
 QUEUES = 31  # for I/O, of either kind
 MAX_ENTRIES = 4096  # of a queue
@@ -155,12 +155,7 @@ class Nvme(PciDevice):
         self.add_pm(config, 0x40)
         self.add_msi(config, 0x50)
         self.add_msix(config, 0x70)
-        self.add_express_with_reset(config, 0x80)
-
-    def add_express_with_reset(self, config: PciConfig, at: int) -> None:
-        """An endpoint integrated into the root complex, with a function-level reset."""
-        express = (0x92).to_bytes(2, "little") + PCI_EXP_DEVCAP_FLR.to_bytes(4, "little") + bytes(52)
-        config.add_capability(PCI_CAP_ID_EXP, at, express)
+        config.add_express(0x80, PCI_EXP_TYPE_RC_END, PCI_EXP_DEVCAP_FLR)
 
     def reset(self) -> None:
         super().reset()

@@ -16,6 +16,7 @@ from uvfio.devices.nvme import Nvme
 from uvfio.devices.nvme_spec import CSTS_CFS
 from uvfio.devices.nvme_virtual import PRIMARY_CNTLID, QUEUES, VECTORS, SecondaryController, Virtualization
 from uvfio.devices.sriov import Sriov
+from uvfio.uapi.pci_regs import PCI_EXP_DEVCAP_FLR, PCI_EXP_TYPE_RC_END
 
 MAX_VFS = 7  # what a slot has functions for
 SRIOV_CAP = 0x100
@@ -75,7 +76,7 @@ class NvmeSecondary(Nvme):
 
     def add_capabilities(self, config: PciConfig) -> None:
         self.add_msix(config, 0x40)
-        self.add_express_with_reset(config, 0x80)
+        config.add_express(0x80, PCI_EXP_TYPE_RC_END, PCI_EXP_DEVCAP_FLR)
 
     def reset_controller(self) -> None:
         """It goes on or off line: not a reset of the function, whose interrupts stay set up."""

@@ -162,6 +162,8 @@ class LiveThread:
         """The lowest free number from the base on. Errno EMFILE."""
         try:
             limit, _hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        except PermissionError:
+            limit = _shown_fd_limit(self.pid)  # of another user, and root here is without CAP_SYS_RESOURCE
         except OSError:
             limit = self.clients.base  # it was killed just now
         for fd in range(self.clients.base, limit if limit != resource.RLIM_INFINITY else MANY_FDS):
@@ -262,6 +264,15 @@ def _alive(thread: LiveThread) -> bool:
     except OSError:
         return False
     return True
+
+
+def _shown_fd_limit(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as lines:
+            soft = next(line.split()[3] for line in lines if line.startswith("Max open files"))
+    except OSError:
+        return 0
+    return int(soft) if soft.isdecimal() else resource.RLIM_INFINITY
 
 
 def _tgid(tid: int) -> int:

@@ -37,7 +37,7 @@ _LD_ABS, _JEQ, _JGE, _RET, _AND, _RSH = 0x20, 0x15, 0x35, 0x06, 0x54, 0x74
 
 PATH_CALLS = (
     *("open", "openat", "openat2", "creat", "stat", "lstat", "newfstatat", "statx", "readlink", "readlinkat"),
-    *("access", "faccessat", "faccessat2", "chdir", "getcwd", "statfs"),
+    *("access", "faccessat", "faccessat2", "chdir", "getcwd", "statfs", "fstatfs"),
     *("getxattr", "lgetxattr", "listxattr", "llistxattr"),
 )
 FD_CALLS = (

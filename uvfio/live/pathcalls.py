@@ -2,10 +2,10 @@
 """
 System calls that take a path: answered for our part of /sys and /dev, left to the
 host otherwise (a handler answers None for that). Of /proc we answer what tells of
-memory (``procstatus.py``).
+memory (``procstatus.py``), and of /lib/modules what has the modelled kernel's names.
 
-Difference from Linux: ``chdir`` into our part answers EACCES where the client is
-traced already (see ``chdir.py``).
+Differences from Linux: ``chdir`` into our part answers EACCES where the client is
+traced already (see ``chdir.py``); a directory opened with O_PATH can be listed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from uvfio.live import stat
 from uvfio.live.attributes import open_attribute
 from uvfio.live.chdir import ERESTARTNOINTR, Redirect
 from uvfio.live.client import LiveThread
+from uvfio.live.modules import builtin_of
+from uvfio.live.pathfile import PathOperations
 from uvfio.live.paths import AT_FDCWD, Resolved, resolve
 from uvfio.live.procstatus import status_of
 from uvfio.live.view import MERGED, Entry, View
@@ -36,6 +38,7 @@ AT_EMPTY_PATH = 0x1000
 O_PATH = 0o10000000
 W_OK, X_OK = 2, 1
 PAGE_SIZE = 4096
+XATTR_NAME_MAX = 255
 SYSFS_MAGIC = 0x62656572
 TMPFS_MAGIC = 0x01021994
 
@@ -68,10 +71,11 @@ class PathCalls:
             "chdir": self._chdir,
             "getcwd": self._getcwd,
             "statfs": self._statfs,
-            "getxattr": lambda t, a: self._no_xattr(t, a[0], True, -EOPNOTSUPP),
-            "lgetxattr": lambda t, a: self._no_xattr(t, a[0], False, -EOPNOTSUPP),
-            "listxattr": lambda t, a: self._no_xattr(t, a[0], True, 0),
-            "llistxattr": lambda t, a: self._no_xattr(t, a[0], False, 0),
+            "fstatfs": self._fstatfs,
+            "getxattr": lambda t, a: self._getxattr(t, a, True),
+            "lgetxattr": lambda t, a: self._getxattr(t, a, False),
+            "listxattr": lambda t, a: self._listxattr(t, a, True),
+            "llistxattr": lambda t, a: self._listxattr(t, a, False),
         }
 
     def _resolve(self, thread: LiveThread, dirfd: int, addr: int, follow: bool = True) -> Resolved:
@@ -88,19 +92,28 @@ class PathCalls:
         if where.path in MERGED and not flags & O_PATH and (merged := self.view.merge(where.path)):
             return self._open_mirror(thread, merged, flags)
         if where.detour:
-            _give_fd(thread, _host(os.open, where.path, flags & ~os.O_CREAT | os.O_CLOEXEC), flags)
+            # Never O_PATH: such an fd cannot be put into another process.
+            kept = flags & ~os.O_CREAT if not flags & O_PATH else flags & (os.O_NOFOLLOW | os.O_DIRECTORY)
+            _give_fd(thread, _host(os.open, where.path, kept | os.O_CLOEXEC), flags)
             return 0
         entry = where.entry
         if entry is None:
-            return self._open_status(thread, where.path, flags)
+            return self._open_host(thread, where.path, flags)
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise Errno(EEXIST)
-        if entry.kind == "dir" or flags & O_PATH:
+        if entry.kind == "dir":
             return self._open_mirror(thread, entry, flags)
-        if entry.kind == "link":
-            raise Errno(ELOOP)
         if flags & os.O_DIRECTORY:
             raise Errno(ENOTDIR)
+        if flags & O_PATH:
+            thread.give(File(PathOperations(), f_flags=flags, name=entry.path), thread.free_fd(), flags, answer=True)
+            return 0
+        if entry.kind == "link":
+            raise Errno(ELOOP)
+        return self._open_entry(thread, entry, flags)
+
+    def _open_entry(self, thread: LiveThread, entry: Entry, flags: int) -> int:
+        """A device node or an attribute."""
         if isinstance(entry.node, DevNode):
             return _open_device(thread, entry.node, flags)
         assert isinstance(entry.node, KernfsNode)
@@ -111,30 +124,30 @@ class PathCalls:
             _give_content(thread, entry.node.name, opened, flags)
         return 0
 
-    def _open_status(self, thread: LiveThread, path: str, flags: int) -> int | None:
-        """A file of the host's; of those we look into one."""
-        if not path.endswith("/status") or flags & (os.O_ACCMODE | os.O_DIRECTORY | O_PATH):
+    def _open_host(self, thread: LiveThread, path: str, flags: int) -> int | None:
+        """A file of the host's; of those we look into two."""
+        if not path.endswith(("/status", "/modules.builtin.bin")) or flags & (os.O_ACCMODE | os.O_DIRECTORY | O_PATH):
             return None
-        content = status_of(path, thread.clients)
+        content = status_of(path, thread.clients) if path.endswith("/status") else builtin_of(path)
         if content is None:
             return None
-        _give_content(thread, "status", content, flags)
+        _give_content(thread, os.path.basename(path), content, flags)
         return 0
 
     def _open_again(self, thread: LiveThread, file: File, flags: int) -> int | None:
-        """/proc/PID/fd/N: a device node is opened anew, an anonymous file has nothing to open."""
+        """/proc/PID/fd/N: what has a path is opened anew, an anonymous file has nothing to open."""
         if flags & O_PATH:
             return None
         entry = self.view.find(file.name) if file.name.startswith("/") else None
-        if entry is None or not isinstance(entry.node, DevNode):
+        if entry is None or entry.kind not in ("dev", "file"):
             raise Errno(ENXIO)
-        return _open_device(thread, entry.node, flags)
+        return self._open_entry(thread, entry, flags)
 
     def _open_mirror(self, thread: LiveThread, entry: Entry, flags: int) -> int:
         if not flags & O_PATH and (flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_CREAT):
             raise Errno(EISDIR)
-        kept = flags & (O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY) | os.O_CLOEXEC
-        _give_fd(thread, _host(os.open, self.view.host_path(entry.path), kept), flags)
+        fd = _host(os.open, self.view.host_path(entry.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _give_fd(thread, fd, flags)
         return 0
 
     def _stat(self, thread: LiveThread, dirfd: int, addr: int, buf: int, flags: int) -> int | None:
@@ -154,7 +167,12 @@ class PathCalls:
     def _attributes(self, thread: LiveThread, dirfd: int, addr: int, flags: int) -> stat.Attributes | None:
         if flags & AT_EMPTY_PATH and dirfd >= 0 and (addr == 0 or copy_from_user(addr, 1) == b"\0"):
             file = thread.file_of(dirfd)
-            return None if file is None else stat.of_file(os.stat(f"/proc/{thread.tid}/fd/{dirfd}"), file)
+            if file is None:
+                return None
+            entry = self._opened_path(file)
+            if entry is not None:
+                return stat.of_entry(self.view, entry)
+            return stat.of_file(os.stat(f"/proc/{thread.tid}/fd/{dirfd}"), file)
         where = self._resolve(thread, dirfd, addr, follow=not flags & AT_SYMLINK_NOFOLLOW)
         if where.file is not None and not flags & AT_SYMLINK_NOFOLLOW:
             return stat.of_file(os.stat(where.path), where.file)
@@ -162,8 +180,14 @@ class PathCalls:
             return stat.of_host(_host(os.stat, where.path, follow_symlinks=not flags & AT_SYMLINK_NOFOLLOW))
         return None if where.entry is None else stat.of_entry(self.view, where.entry)
 
+    def _opened_path(self, file: File) -> Entry | None:
+        """What *file* is an O_PATH of; None if it is none."""
+        return self.view.find(file.name) if isinstance(file.f_op, PathOperations) else None
+
     def _readlink(self, thread: LiveThread, dirfd: int, addr: int, buf: int, size: int) -> int | None:
         where = self._resolve(thread, dirfd, addr, follow=False)
+        if not where.path and (file := thread.file_of(dirfd)):
+            where = Resolved(file.name, self._opened_path(file))
         if where.file is not None:
             name = where.file.name
             text = name if name.startswith("/") else f"anon_inode:{name}"
@@ -238,16 +262,49 @@ class PathCalls:
         copy_to_user(args[0], data)
         return len(data)
 
-    def _no_xattr(self, thread: LiveThread, addr: int, follow: bool, answer: int) -> int | None:
-        return None if self._resolve(thread, AT_FDCWD, addr, follow).entry is None else answer
+    def _getxattr(self, thread: LiveThread, args: tuple[int, ...], follow: bool) -> int | None:
+        where = self._resolve(thread, AT_FDCWD, args[0], follow)
+        if where.detour:
+            name = os.fsdecode(strndup_user(args[1], XATTR_NAME_MAX + 1))
+            return _sized(_host(os.getxattr, where.path, name, follow_symlinks=follow), args[2], args[3])
+        return None if where.entry is None else -EOPNOTSUPP
+
+    def _listxattr(self, thread: LiveThread, args: tuple[int, ...], follow: bool) -> int | None:
+        where = self._resolve(thread, AT_FDCWD, args[0], follow)
+        if where.detour:
+            names = _host(os.listxattr, where.path, follow_symlinks=follow)
+            return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), args[1], args[2])
+        return None if where.entry is None else 0
 
     def _statfs(self, thread: LiveThread, args: tuple[int, ...]) -> int | None:
-        entry = self._resolve(thread, AT_FDCWD, args[0]).entry
-        if entry is None:
+        where = self._resolve(thread, AT_FDCWD, args[0])
+        if where.entry is None and not (where.detour and where.path.startswith("/sys")):
             return None
-        magic = SYSFS_MAGIC if entry.path.startswith("/sys/") else TMPFS_MAGIC
-        copy_to_user(args[1], struct.pack("<15q", magic, PAGE_SIZE, *[0] * 6, 255, PAGE_SIZE, *[0] * 5))
-        return 0
+        return _describe_fs(where.path, args[1])
+
+    def _fstatfs(self, thread: LiveThread, args: tuple[int, ...]) -> int | None:
+        file = thread.file_of(_fd(args[0]))
+        try:
+            path = file.name if file is not None else os.readlink(str(_fd(args[0])), dir_fd=thread.fd_dir)
+        except OSError:
+            return None
+        seen = self.view.seen_path(path)
+        return None if file is None and seen == path else _describe_fs(seen, args[1])
+
+
+def _describe_fs(path: str, buf: int) -> int:
+    magic = SYSFS_MAGIC if path.startswith("/sys") else TMPFS_MAGIC
+    copy_to_user(buf, struct.pack("<15q", magic, PAGE_SIZE, *[0] * 6, 255, PAGE_SIZE, *[0] * 5))
+    return 0
+
+
+def _sized(data: bytes, buf: int, size: int) -> int:
+    """What a call answers that can be asked how much room it needs, by a *size* of 0."""
+    if size and len(data) > size:
+        raise Errno(ERANGE)
+    if size:
+        copy_to_user(buf, data)
+    return len(data)
 
 
 def _fd(arg: int) -> int:

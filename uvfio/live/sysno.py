@@ -33,6 +33,7 @@ SYS: Mapping[str, int] = MappingProxyType(
         "readlink": 89,
         "ptrace": 101,
         "statfs": 137,
+        "fstatfs": 138,
         "getxattr": 191,
         "lgetxattr": 192,
         "listxattr": 194,

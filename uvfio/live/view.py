@@ -110,6 +110,8 @@ class View:
             return self._find_sysfs(path)
         if path.startswith("/dev/"):
             return self._find_dev(path)
+        if path.startswith("/run/udev/data/+pci:"):
+            raise Errno(ENOENT)  # what udev knows of the host's device at that address
         return None
 
     def _find_sysfs(self, path: str) -> Entry | None:

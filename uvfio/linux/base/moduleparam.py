@@ -42,5 +42,8 @@ def module_param_uint(module: str, name: str, get: Callable[[], int], put: Calla
 
 
 def _create(module: str, name: str, show: Callable[[], str], store: Callable[[bytes], None] | None) -> None:
+    above = sysfs_dir(f"module/{module}")
+    if "initstate" not in above.children:
+        kernfs_create_file(above, Attribute("initstate", 0o444, lambda: "live\n", None))
     directory = sysfs_dir(f"module/{module}/parameters")
     kernfs_create_file(directory, Attribute(name, 0o644 if store else 0o444, show, store))

@@ -72,14 +72,19 @@ def pci_add_devices(plugged: Sequence[tuple[PciModel, str]]) -> list[PciDev]:
     new = [(model, parse_bdf(bdf)[1]) for bdf, model in coming.items()]
     for number in [number for number in host.decoders if number in {each for _model, each in new}]:
         pci_setup.assign_resources(number, host.decoders, new)
-    for bdf, model in coming.items():
-        _domain, number, devfn = parse_bdf(bdf)
-        if not number:
-            pci_setup.wire_interrupt(model, devfn)
     host.hardware.update(coming)
+    for bdf, model in coming.items():
+        pci_setup.wire_interrupt(model, _slots(bdf))
     with host.rescan_remove_lock:
         pci_scan_root_bus()
     return [host.found[bdf] for bdf in coming]
+
+
+def _slots(bdf: str) -> list[int]:
+    """The slot of *bdf*, and those of the bridges that lead there."""
+    _domain, number, devfn = parse_bdf(bdf)
+    bridges = {model.secondary: at for at, model in pci_host().hardware.items() if model.secondary}
+    return [devfn >> 3, *(_slots(bridges[number]) if number else ())]
 
 
 def is_bridge(bdf: str) -> bool:

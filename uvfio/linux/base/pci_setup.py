@@ -185,8 +185,11 @@ def _program_windows(model: PciModel) -> None:
     config.write(PCI_PREF_LIMIT_UPPER32, 4, last >> 32)
 
 
-def wire_interrupt(model: PciModel, devfn: int) -> None:
-    """The line that INTA of a function on the root bus arrives at."""
+def wire_interrupt(model: PciModel, slots: Sequence[int]) -> None:
+    """
+    The line that INTA of a function arrives at; *slots* are its own and those of the bridges
+    on its way to the root bus, each of which passes its slots' pins on in turn.
+    """
     pin = model.config.read(PCI_INTERRUPT_PIN, 1)
     if pin:
-        model.config.write(PCI_INTERRUPT_LINE, 1, LINES[((devfn >> 3) + pin - 1) & 3])
+        model.config.write(PCI_INTERRUPT_LINE, 1, LINES[(sum(slots) + pin - 1) & 3])
