@@ -12,7 +12,6 @@ needs ../shared/oracle; without it, it is left out, and said to be.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_ioctl import build
+from reference import in_the_reference
 
 HERE = Path(__file__).parent
-ORACLE = HERE.parent.parent / "shared" / "oracle" / "run"
 ROUNDS = 3
 CALLS = {
     "map": "map and unmap 16 pages",
@@ -42,17 +41,11 @@ def best(measure: Callable[[], Times], rounds: int = ROUNDS) -> Times:
     return {name: min(each[name] for each in found) for name in CALLS}
 
 
-def in_the_reference(directory: str, client: str, count: str) -> Times | None:
-    if not ORACLE.exists() or shutil.which("qemu-system-x86_64") is None:
-        print("NO REFERENCE KERNEL (../shared/oracle and qemu-system-x86): it is left out")
+def measure_linux(client: str, count: str) -> Times | None:
+    printed = in_the_reference(client, "; ".join([f"./client {count}"] * ROUNDS))
+    if printed is None:
         return None
-    payload = Path(directory, "payload")
-    payload.mkdir()
-    shutil.copy(client, payload / "client")
-    rounds = "; ".join([f"./client {count}"] * ROUNDS)
-    (payload / "cmd").write_text(f"echo 1 > /proc/sys/kernel/printk; {rounds}\n")
-    done = subprocess.run([str(ORACLE), str(payload)], check=True, stdout=subprocess.PIPE, text=True)
-    lines = [line.split() for line in done.stdout.splitlines()]
+    lines = [line.split() for line in printed]
     return {name: min(float(value) for key, value in lines if key == name) for name in CALLS}
 
 
@@ -64,7 +57,7 @@ def main() -> int:
         uvfio = [sys.executable, "-m", "uvfio", "run", "--iommufd-test", "--", client, count]
         floor = best(lambda: times([nothing, client, count, "/dev/null"]))
         ours = best(lambda: times(uvfio))
-        linux = in_the_reference(directory, client, count)
+        linux = measure_linux(client, count)
     for name, what in CALLS.items():
         line = f"{what:24} {ours[name]:8.1f} us, {ours[name] / floor[name]:5.1f} x the floor of {floor[name]:.1f} us"
         if linux is not None:

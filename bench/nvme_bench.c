@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Random reads of 4 KiB at queue depth 32, by polling: microseconds a command and
- * accesses to registers a command. argv[1]: "polled" rings both doorbells for each
- * command; "coalesced" fills the queue, rings once, and empties it. argv[2]: commands.
+ * Random reads of 4 KiB at queue depth 32, by polling. Prints microseconds a command, accesses
+ * to registers a command, and the latency of a command in microseconds, from its entry in the
+ * queue until its completion is seen: the mean and the 99th percentile. argv[1]: "polled" rings
+ * both doorbells for each command; "coalesced" fills the queue, rings once, and empties it.
+ * argv[2]: commands. argv[3]: the address of the disk.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,10 +14,11 @@
 #include "../tests/clients/client.h"
 #include "../tests/clients/nvme_queue.h"
 
-enum { DEPTH = 32, BLOCKS = 8, SPAN = 1 << 14 };   /* of 64 MiB */
+enum { DEPTH = 32, BLOCKS = 8, SPAN = 1 << 14, MOST = 1 << 20 };   /* of 64 MiB */
 
 static struct nvme nvme;
 static uint32_t seed = 1, sent, came, unacknowledged;
+static double started[NVME_ENTRIES], latency[MOST];
 
 static double now(void)
 {
@@ -28,6 +31,7 @@ static void send(int doorbell)
 {
 	seed = seed * 1103515245 + 12345;
 	uint64_t lba = (uint64_t)(seed >> 8) % SPAN * BLOCKS;
+	started[nvme.io.tail] = now();
 	nvme_put(&nvme, &nvme.io, nvme_io_command(NVME_READ, lba, BLOCKS), NVME_DATA + 4096 * (sent++ % DEPTH), 4096);
 	if (doorbell)
 		nvme_ring(&nvme, &nvme.io);
@@ -41,21 +45,39 @@ static void take(uint32_t lazy)
 		;
 	if (done.status >> 1)
 		die("a read failed");
-	came++;
+	latency[came++] = now() - started[done.cid];
 	if (++unacknowledged >= lazy) {
 		nvme_acknowledge(&nvme, &nvme.io);
 		unacknowledged = 0;
 	}
 }
 
+static int by_size(const void *a, const void *b)
+{
+	const double *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+static double mean(const double *values, uint32_t n)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		sum += values[i];
+	return sum / n;
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "polled";
 	uint32_t total = argc > 2 ? atoi(argv[2]) / DEPTH * DEPTH : 3200;
+	if (!total || total > MOST)
+		die("the number of commands");
 	int batched = !strcmp(mode, "coalesced");
 	uint32_t lazy = batched ? DEPTH : 1;
 
-	nvme_open(&nvme, EDU);
+	nvme_open(&nvme, argc > 3 ? argv[3] : EDU);
 	nvme_start(&nvme);
 	uint64_t accesses = nvme.accesses;
 	double start = now();
@@ -74,6 +96,8 @@ int main(int argc, char **argv)
 		}
 	}
 	double seconds = now() - start;
-	printf("%.3f %.3f\n", seconds * 1e6 / total, (double)(nvme.accesses - accesses) / total);
+	qsort(latency, total, sizeof(*latency), by_size);
+	printf("%.3f %.3f %.3f %.3f\n", seconds * 1e6 / total, (double)(nvme.accesses - accesses) / total,
+	       mean(latency, total) * 1e6, latency[total - 1 - total / 100] * 1e6);
 	return 0;
 }

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 NVME, EDU = "0000:00:01.0", "0000:00:02.0"
@@ -81,11 +82,15 @@ def make_file_system(disk: Path, directory: Path) -> None:
     subprocess.run([mke2fs, "-q", "-F", "-t", "ext4", "-d", directory / "root", disk], check=True)
 
 
-def make_initrd(directory: Path, kernel: Path) -> Path:
+def make_initrd(directory: Path, kernel: Path, init: str = INIT, files: Sequence[Path] = ()) -> Path:
+    """The guest's root: *init*, busybox, the modules that it needs, and *files* where they are here."""
     root = directory / "initrd.root"
     (root / "modules").mkdir(parents=True)
+    for file in files:
+        (root / file.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / file.relative_to("/"))
     shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "busybox")
-    (root / "init").write_text(INIT)
+    (root / "init").write_text(init)
     (root / "init").chmod(0o755)
     for n, module in enumerate(needed_modules(kernel)):
         shutil.copy(module, root / "modules" / f"{n:02}-{module.name}")
@@ -113,11 +118,11 @@ def needed_modules(kernel: Path) -> list[Path]:
     return [tree / module for module in order]
 
 
-def command(kernel: Path, initrd: Path) -> list[str]:
+def command(kernel: Path, initrd: Path, functions: Sequence[str] = (NVME, EDU)) -> list[str]:
     machine = "qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256M -smp 2"
     machine += " -nodefaults -no-reboot -display none -serial stdio"
     devices = []
-    for n, bdf in enumerate((NVME, EDU)):
+    for n, bdf in enumerate(functions):
         devices += ["-device", f"pcie-root-port,id=port{n},slot={n},chassis={n}"]
         devices += ["-device", f"vfio-pci,host={bdf},bus=port{n}"]
     boot = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 quiet panic=-1"]

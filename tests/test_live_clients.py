@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from clients_build import CLIENTS, ROOT, VFIO_CLIENT, build, uvfio_run
+from shared import need_program
 from test_client_vs_linux import RECORDED, differences
 
 pytestmark = pytest.mark.live
@@ -76,9 +76,7 @@ def test_without_libc(tmp_path: Path) -> None:
 
 
 def test_rust(tmp_path: Path) -> None:
-    rustc = shutil.which("rustc")
-    if rustc is None:
-        pytest.skip("NO RUST COMPILER: the Rust client was not run")
+    rustc = need_program("rustc", "rustc")
     program = tmp_path / "rusty"
     subprocess.run([rustc, "--edition", "2021", "-O", "-o", program, CLIENTS / "rusty.rs"], check=True)
     assert printed(program) == "every thread read the identification: true\n"

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from clients_build import CLIENTS, build, uvfio_run
+from shared import need_program
 
 pytestmark = pytest.mark.live
 
@@ -51,9 +51,7 @@ def test_ioat_in_c(tmp_path: Path) -> None:
 
 
 def test_both_in_rust(tmp_path: Path) -> None:
-    rustc = shutil.which("rustc")
-    if rustc is None:
-        pytest.skip("NO RUST COMPILER: the Rust driver was not run")
+    rustc = need_program("rustc", "rustc")
     program = tmp_path / "polled"
     subprocess.run([rustc, "--edition", "2021", "-O", "-o", program, CLIENTS / "polled.rs"], check=True)
     assert printed(program, devices=("nvme", "ioat")) == [

@@ -2,7 +2,7 @@
 //! A driver in Rust: an NVMe disk and an I/OAT engine by mapped registers and polled memory, nothing else.
 use std::fs::{self, File, OpenOptions};
 use std::io::Result;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::io::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{null_mut, read_volatile, write_volatile};
 

@@ -2,7 +2,7 @@
 //! A client as Rust VMMs are written: std::fs::File, raw fds, threads, no knowledge of its host.
 use std::fs::{self, File, OpenOptions};
 use std::io::Result;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::io::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::thread;
 
