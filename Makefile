@@ -28,7 +28,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # All of them, whatever limit one does not keep; fails in the end if one did not.
-BENCHES := ioctl iommufd iommufd_calls dma mmio nvme explore
+BENCHES := ioctl iommufd iommufd_calls dma mmio nvme polling explore
 
 bench: $(PEERS)
 	@failed=; for each in $(BENCHES); do \

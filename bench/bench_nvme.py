@@ -45,10 +45,19 @@ class Measured(NamedTuple):
         )
 
 
-def measure(client: str, mode: str, count: str, disk: str) -> Measured:
-    run = [sys.executable, "-m", "uvfio", "run", "-d", f"nvme,file={disk},size=64M", "--", client, mode, count]
+def build_client(directory: str) -> str:
+    return build(directory, "nvme_bench", f"{CLIENTS}/nvme_queue.c", f"{CLIENTS}/client_lib.c", "-static")
+
+
+def run_client(device: str, *command: str) -> list[float]:
+    """The numbers that *command* prints with *device* in its machine."""
+    run = [sys.executable, "-m", "uvfio", "run", "-d", device, "--", *command]
     done = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
-    return Measured(*map(float, done.stdout.split()))
+    return [float(word) for word in done.stdout.split()]
+
+
+def measure(device: str, client: str, mode: str, count: str) -> Measured:
+    return Measured(*run_client(device, client, mode, count))
 
 
 def measure_peer(client: str, count: str, disk: str) -> dict[str, Measured]:
@@ -68,11 +77,12 @@ def main() -> int:
     count = sys.argv[1] if len(sys.argv) > 1 else "9600"
     with tempfile.TemporaryDirectory() as directory:
         supervisor, null = build(directory, "null_supervisor"), build(directory, "ioctl_client")
-        client = build(directory, "nvme_bench", f"{CLIENTS}/nvme_queue.c", f"{CLIENTS}/client_lib.c", "-static")
+        client = build_client(directory)
+        disk = f"nvme,file={directory}/disk,size=64M"
         floors, found = [], []
         for _ in range(ROUNDS):
             floors.append(microseconds([supervisor, null, "/dev/null", "null", count]))
-            found.append({mode: measure(client, mode, count, f"{directory}/disk") for mode in ROUND_TRIPS})
+            found.append({mode: measure(disk, client, mode, count) for mode in ROUND_TRIPS})
         peer = measure_peer(client, count, f"{directory}/disk")
     floor = min(floors)
     print(f"do-nothing supervisor in C   {floor:6.2f} us a call")

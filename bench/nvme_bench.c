@@ -4,12 +4,14 @@
  * to registers a command, and the latency of a command in microseconds, from its entry in the
  * queue until its completion is seen: the mean and the 99th percentile. argv[1]: "polled" rings
  * both doorbells for each command; "coalesced" fills the queue, rings once, and empties it.
- * argv[2]: commands. argv[3]: the address of the disk.
+ * argv[2]: commands. argv[3]: the address of the disk. "rest" does nothing for argv[2] seconds,
+ * then one read, and prints its latency.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../tests/clients/client.h"
 #include "../tests/clients/nvme_queue.h"
@@ -68,17 +70,29 @@ static double mean(const double *values, uint32_t n)
 	return sum / n;
 }
 
+static int rest(unsigned seconds)
+{
+	sleep(seconds);
+	double start = now();
+	if (nvme_io(&nvme, NVME_READ, 0, BLOCKS, NVME_DATA))
+		die("a read failed");
+	printf("%.3f\n", (now() - start) * 1e6);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "polled";
 	uint32_t total = argc > 2 ? atoi(argv[2]) / DEPTH * DEPTH : 3200;
-	if (!total || total > MOST)
-		die("the number of commands");
 	int batched = !strcmp(mode, "coalesced");
 	uint32_t lazy = batched ? DEPTH : 1;
 
 	nvme_open(&nvme, argc > 3 ? argv[3] : EDU);
 	nvme_start(&nvme);
+	if (!strcmp(mode, "rest"))
+		return rest(atoi(argv[2]));
+	if (!total || total > MOST)
+		die("the number of commands");
 	uint64_t accesses = nvme.accesses;
 	double start = now();
 	while (sent < DEPTH)

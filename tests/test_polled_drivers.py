@@ -12,6 +12,16 @@ from shared import need_program
 
 pytestmark = pytest.mark.live
 
+# What nvme_client.c prints of a disk of 8 MiB.
+NVME = [
+    "model uvfio NVMe controller, serial uvfio-0000:00:01.0",
+    "blocks 16384",
+    "32 pieces written and read back, wrong: 0",
+    "1000 commands, 32 at a time, wrong: 0",
+    "past the end 0x80, unknown 0x1, no such namespace 0xb",
+    "after a reset: read 0",
+]
+
 
 def printed(program: Path, *args: str, devices: tuple[str, ...]) -> list[str]:
     run = uvfio_run([program, *args], devices=devices)
@@ -23,14 +33,7 @@ def printed(program: Path, *args: str, devices: tuple[str, ...]) -> list[str]:
 def test_nvme_in_c(tmp_path: Path) -> None:
     client = build(tmp_path / "nvme", ["nvme_client.c", "nvme_queue.c", "client_lib.c"])
     disk = tmp_path / "disk"
-    assert printed(client, "8", devices=(f"nvme,file={disk},size=8M",)) == [
-        "model uvfio NVMe controller, serial uvfio-0000:00:01.0",
-        "blocks 16384",
-        "32 pieces written and read back, wrong: 0",
-        "1000 commands, 32 at a time, wrong: 0",
-        "past the end 0x80, unknown 0x1, no such namespace 0xb",
-        "after a reset: read 0",
-    ]
+    assert printed(client, "8", devices=(f"nvme,file={disk},size=8M",)) == NVME
     # Piece n is what this generator gives from n on.
     value, expected = 3, bytearray()
     for _ in range(64):

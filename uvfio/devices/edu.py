@@ -34,6 +34,7 @@ class Edu(PciDevice):
     BARS = {0: PciBar(1 << 20)}
     intx = True
     msi_vectors = 1
+    pollable = True
     options = ("dma_mask",)
 
     IDENT = Register(0x00, "ro", 0x0100_00ED, doc="0xRRrr00ed: major and minor version")

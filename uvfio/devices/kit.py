@@ -10,7 +10,7 @@ hardware: MSI has no per-vector mask bits; a function has one interrupt pin, INT
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -77,6 +77,9 @@ class PciDevice:
     has_reset: ClassVar[bool] = False
     pasid_bits: ClassVar[int] = 0  # how long its PASIDs may be; needs a configuration space of 4 KiB
     page_requests: ClassVar[bool] = False  # has ATS and PRI; needs the same
+    pollable: ClassVar[bool] = False  # where no access can be trapped, its mapped registers may be polled
+    doorbells: ClassVar[Mapping[int, range]] = {}  # by BAR: words that are only written, to be polled
+    mmap = "trap"  # or "poll", as the user wants it: how mapped registers are served
     options: ClassVar[tuple[str, ...]] = ()  # keyword arguments of __init__, for -d NAME,key=value
     virtual: ClassVar[bool] = False  # a virtual function: see sriov.py
     secondary = 0  # of a bridge: the number of the bus behind it
@@ -96,6 +99,7 @@ class PciDevice:
 
     def __init__(self) -> None:
         self.upstream: Any = None  # the PciDev that carries DMA and interrupts while plugged in
+        self.before_interrupt: list[Callable[[], None]] = []  # who must have seen the registers first
         self.values: dict[str, int] = {}
         self.bars = [replace(self.BARS.get(i, PciBar())) for i in range(PCI_STD_NUM_BARS)]
         for bar in self.bars:
@@ -256,15 +260,22 @@ class PciDevice:
     def raise_msi(self, vector: int) -> None:
         if self.upstream is not None and self.msi_enabled:
             enabled = 1 << (self.config.read(self.msi_at + PCI_MSI_FLAGS, 2) >> 4 & 7)
+            self._tell()
             self.upstream.raise_msi(vector % enabled)
 
     def raise_msix(self, vector: int) -> None:
         if self.msix_state is not None and self.msix_state.fires(vector) and self.upstream is not None:
+            self._tell()
             self.upstream.raise_msi(vector)
 
     def set_intx(self, level: bool) -> None:
         if self.intx and self.upstream is not None and self.upstream.irq_line != level:
+            self._tell()
             self.upstream.set_intx(level)
+
+    def _tell(self) -> None:
+        for look in self.before_interrupt:
+            look()
 
     def add_pm(self, config: PciConfig, at: int) -> None:
         """Power management; going to D3hot and back resets the function."""

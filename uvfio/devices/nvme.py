@@ -77,6 +77,8 @@ class Nvme(PciDevice):
     msi_vectors = 1
     msix = MsixTable(vectors=1 + QUEUES, bar=4)
     has_reset = True
+    pollable = True
+    doorbells = {0: range(DOORBELLS, DOORBELLS + 8 * (1 + QUEUES))}
     options: ClassVar[tuple[str, ...]] = ("file", "size", "block", "readonly", "serial")
     unassigned = 0
     mdts = MDTS

@@ -47,7 +47,12 @@ def lookup(name: str) -> type[PciDevice]:
 
 def make(name: str, **options: Any) -> PciDevice:
     """A new device. ValueError for a model or an option that does not exist."""
-    return _make(lookup(name), name, options)
+    model, how = lookup(name), options.pop("mmap", "trap")
+    if how not in ("trap", "poll") or (how == "poll" and not model.pollable):
+        raise ValueError(f"mmap of {name} must be trap{' or poll' if model.pollable else ''}, not {how!r}")
+    device = _make(model, name, options)
+    device.mmap = how
+    return device
 
 
 def make_parent(name: str, **options: Any) -> MdevModel:
@@ -97,6 +102,7 @@ def describe(model: type[PciDevice]) -> str:
         lines.append(f"  BAR {index}       {_size(bar.size)} ({kind})")
     lines.append(f"  interrupts  {_interrupts(model)}")
     lines.append(f"  reset       {'yes' if model.has_reset else 'no'}")
+    lines.append(f"  mmap        {'trap or poll' if model.pollable else 'trap'}")
     if model.registers:
         lines += ["", "  BAR  offset   size  access  reset       register"]
     for (index, offset), register in sorted(model.registers.items()):

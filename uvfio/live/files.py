@@ -25,6 +25,7 @@ from uvfio.linux.kernel.fs import File, Vma
 from uvfio.linux.kernel.process import PinnedPages
 from uvfio.live import host
 from uvfio.live.pollfile import PollFile
+from uvfio.live.polling import PolledRegisters
 from uvfio.live.sharedfile import SharedFiles
 from uvfio.runtime.errors import Errno
 
@@ -43,6 +44,7 @@ class OpenFile:
         self.calls = 0  # handlers that work on the file now
         self.closed = False  # no client has it any more; the last of those calls drops it
         self.vmas: list[Vma] = []  # what clients may have mapped of it (mappedmemory.py)
+        self.polled: PolledRegisters | None = None  # its mapped registers, if they are not trapped
 
 
 class OpenFiles:

@@ -17,7 +17,8 @@ in a single step (``singlestep.py``) gets a SIGBUS too, and a line on stderr. Th
 raises this SIGBUS by force, so a client that blocks or ignores SIGBUS finds it at its
 default and unblocked afterwards. A process that shares its address space with the
 client without being its thread is trapped only if it was made after the first mapping.
-Where another tracer is at work already (strace, gdb) there is no trap, and a line says so.
+Where another tracer is at work already (strace, gdb) there is no trap, and a line says so;
+registers of some models are polled then (``polling.py``).
 """
 
 from __future__ import annotations
@@ -81,8 +82,11 @@ class MmioTrapper:
         self._poller = poller
         poller.inline(self._wake, self.serve)
 
-    def attach(self, pid: int) -> bool:
-        """Trap the accesses of process *pid* from now on; False (and a line) if somebody else traces it."""
+    def attach(self, pid: int, instead: str = "its accesses to mapped registers will be SIGBUS") -> bool:
+        """
+        Trap the accesses of process *pid* from now on; False if somebody else traces it, and a
+        line that says what happens instead: *instead*.
+        """
         try:
             state, tracer = status_of(pid)
         except OSError:
@@ -92,17 +96,17 @@ class MmioTrapper:
         if tracer in self._tracers:
             return True
         if tracer:
-            return self._cannot(pid, f"{_name(tracer)} traces it")
+            return self._cannot(pid, f"{_name(tracer)} traces it", instead)
         thread = TracingThread(self, pid)
         thread.start()
         thread.attached.wait()
         if thread.refused:
-            return self._cannot(pid, thread.refused)
+            return self._cannot(pid, thread.refused, instead)
         self._tracers = {t.native_id or 0: t for t in [*self._tracers.values(), thread] if t.is_alive()}
         return True
 
-    def _cannot(self, pid: int, why: str) -> bool:
-        self.complain(f"cannot trace process {pid} ({why}): its accesses to mapped registers will be SIGBUS")
+    def _cannot(self, pid: int, why: str, instead: str) -> bool:
+        self.complain(f"cannot trace process {pid} ({why}): {instead}")
         return False
 
     def serve(self) -> None:

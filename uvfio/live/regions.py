@@ -3,7 +3,8 @@
 Device regions that clients map.
 
 Registers: the file behind a device ends before them, so each access is trapped
-(``mmio.py``) and carried out here. Memory (``bar.ram``, and mdpy's framebuffer) lies
+(``mmio.py``) and carried out here; or they are memory that is polled (``polling.py``), if the
+device was plugged in like that or tracing is refused. Memory (``bar.ram``, and mdpy's framebuffer) lies
 in the file, is mapped natively, and is what the model itself sees. Differences from Linux:
 of several files open on one device at a time only the first has its memory natively, the
 others reach it by trapping (mdpy's: not at all, SIGBUS); and for a device with such memory,
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from uvfio.devices.kit import PciDevice
 from uvfio.devices.mdpy import MEMORY_BAR_OFFSET, MdpyState
 from uvfio.linux.kernel.fs import File, Vma, run_task_works
 from uvfio.linux.vfio.pci.private import VfioPciCoreDevice, vfio_pci_region_at
@@ -31,6 +33,7 @@ from uvfio.live.files import OpenFiles
 from uvfio.live.filter import REGION_TAG
 from uvfio.live.loop import Loop
 from uvfio.live.mmio import Access, MmioTrapper
+from uvfio.live.polling import PolledRegisters, PollingThread
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.task import current
 
@@ -54,6 +57,7 @@ class Regions:
         self.exited = exited
         self.guarded = guarded
         self._trapper: MmioTrapper | None = None
+        self._poller: PollingThread | None = None
         self._memory_of: dict[Any, int] = {}  # owner of the first block: inode of the file that has the memory
 
     def furnish(self, file: File, memfd: int) -> bool:
@@ -77,8 +81,34 @@ class Regions:
 
     def mapped(self, thread: LiveThread, file: File, _vma: Vma) -> None:
         """A mapping of *file* is about to be made."""
-        if _pci_core(file) is None:
+        core = _pci_core(file)
+        if core is None or file.host.polled is not None:
             return
+        model = core.pdev.model
+        if not isinstance(model, PciDevice) or not model.pollable:
+            self._trap(thread)
+            return
+        instead = f"its mapped registers of {core.pdev.bdf} are polled, see docs/polling.md"
+        if model.mmap == "poll" or not self._trap(thread, instead):
+            self._poll(file, core, model)
+
+    def released(self, file: File) -> None:
+        """No client has *file* any more."""
+        polled = file.host.polled
+        if polled is not None and self._poller is not None:
+            self._poller.remove(polled)
+            polled.close()
+
+    def _poll(self, file: File, core: VfioPciCoreDevice, model: PciDevice) -> None:
+        memfd = self.open_files.backing(file.host.inode)
+        if memfd is None:
+            return  # every client has closed it meanwhile
+        if self._poller is None:
+            self._poller = PollingThread(self.loop, self.guarded)
+        file.host.polled = polled = PolledRegisters(core, model, memfd)
+        self._poller.add(polled)
+
+    def _trap(self, thread: LiveThread, *instead: str) -> bool:
         if self._trapper is None:
             self._trapper = MmioTrapper(
                 self._dispatch,
@@ -89,7 +119,7 @@ class Regions:
                 self.open_files.backing,
             )
             self._trapper.start(self.loop)
-        self._trapper.attach(thread.pid)
+        return self._trapper.attach(thread.pid, *instead)
 
     def device_memory(self, inode: int, offset: int, length: int) -> DeviceMemory:
         return DeviceMemory(self.open_files, inode, offset, length)
@@ -97,6 +127,8 @@ class Regions:
     def close(self) -> None:
         if self._trapper is not None:
             self._trapper.close()
+        if self._poller is not None:
+            self._poller.close()
 
     def _dispatch(self, access: Access) -> None:
         self.guarded(self._access, access)

@@ -200,6 +200,7 @@ class Supervisor:
 
     def _release(self, file: File) -> None:
         self.mapped_memory.released(file)
+        self.regions.released(file)
         fput(file)
 
     def _spawn(self, body: Callable[[], Any], name: str) -> None:
@@ -252,7 +253,10 @@ class Supervisor:
                 opened: OpenFile = file.host
                 opened.calls += 1  # fdget(): it may be closed while the handler sleeps
                 try:
-                    result = on_fd(thread, file, call.args)
+                    if opened.polled is None:
+                        result = on_fd(thread, file, call.args)
+                    else:
+                        result = opened.polled.around(partial(on_fd, thread, file, call.args))
                 finally:
                     opened.calls -= 1
                     if opened.closed and not opened.calls:
