@@ -147,10 +147,22 @@ def test_every_model_describes_itself(name: str) -> None:
 
 def test_describe_lists_registers() -> None:
     text = describe(MODELS["edu"])
-    assert "  0    0x00020  4     rw      0x00000000  status: interrupt when computed?\n" in text
+    assert "  0    0x00020  4     rw      0x00000000          status: interrupt when computed?\n" in text
     assert "bit 7 raise_irq\n" in text
     assert "BAR 0       1 MiB (registers, mem32)" in text
     assert "interrupts  INTx, MSI (1)" in text
+    assert "options     dma_mask, mmap=trap|poll" in text
+    assert "BAR 4       4 KiB (registers, mem32; MSI-X table at 0x0)" in describe(MODELS["nvme"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_registers_read_as_the_data_sheet_says(name: str) -> None:
+    model = make(name)
+    for (bar, offset), register in model.registers.items():
+        if register.reader is not None:
+            continue  # what it reads as is made when it is read
+        expected = model.nothing(register.size) if register.access == "wo" else register.reset
+        assert model.bar_read(bar, offset, register.size) == expected, register
 
 
 def test_unknown_models_and_options_are_refused() -> None:

@@ -157,7 +157,9 @@ def test_ctl_finds_the_machine_and_changes_it(machine: str) -> None:
     assert uvfio("ctl", "unplug", "0000:00:02.0").returncode == 0
     assert len(json.loads(uvfio("ctl", "list", "--json").stdout)["result"]) == 2
     refused = uvfio("ctl", "reset", "0000:00:01.0")
-    assert (refused.returncode, refused.stderr) == (2, "uvfio: ENOTTY\n")
+    assert (refused.returncode, refused.stderr) == (2, "uvfio: ENOTTY: 0000:00:01.0 has no reset that is its own\n")
+    assert uvfio("ctl", "-v", "fault", "01.0", "dma", "2").stdout == "0000:00:01.0\n"
+    assert uvfio("ctl", "reset", "09.0").stderr == "uvfio: there must be a device at 09.0\n"
     assert uvfio("ctl", "plug").stderr == "uvfio: plug must be given 1 argument(s), not 0\n"
     assert uvfio("ctl", "-p", "1", "list").stderr.startswith("uvfio: there must be a machine with process 1, but ")
 

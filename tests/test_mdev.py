@@ -246,7 +246,7 @@ def test_a_machine_without_parents_has_an_empty_bus():
 
 def test_the_command_line_knows_the_parents(capsys):
     assert main(["devices"]) == 0
-    assert "mtty          mdev       A card of serial ports" in capsys.readouterr().out
+    assert "mtty                mdev       A card of serial ports" in capsys.readouterr().out
     assert main(["devices", "show", "mtty"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
         "  parent      /sys/class/mdev_bus/mtty",

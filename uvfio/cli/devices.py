@@ -40,12 +40,13 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([*map(as_data, models), *map(_of_parent, parents)], indent=2))
         return 0
+    width = max(map(len, (*MODELS, *PARENTS)))
     for model in models:
-        print(f"{model.name:12}  {model.vendor:04x}:{model.device:04x}  {summary(model)}")
+        print(f"{model.name:{width}}  {model.vendor:04x}:{model.device:04x}  {summary(model)}")
         if args.verbose:
-            print("".join(f"              {line}\n" for line in describe(model).splitlines()[2:]))
+            print("".join(f"  {line}\n" for line in describe(model).splitlines()[2:]))
     for parent in parents:
-        print(f"{parent.name:12}  mdev       {summary(parent)}")
+        print(f"{parent.name:{width}}  mdev       {summary(parent)}")
     return 0
 
 
@@ -67,6 +68,7 @@ def as_data(model: type[PciDevice]) -> dict[str, Any]:
             {"index": index, "kind": bar.kind, "size": bar.size, "ram": bar.ram}
             for index, bar in sorted(model.BARS.items())
         ],
+        "options": [*model.options, *(["mmap"] if model.pollable else [])],
         "registers": [
             {
                 "bar": index,

@@ -56,6 +56,11 @@ class E1000e(PciDevice):
     msix = MsixTable(vectors=5, bar=3, table=0, pba=0x2000)
     has_reset = True
     unassigned = 0
+    further = (
+        "BAR 0 has CTRL (0x0; bit 26 resets), RCTL (0x100), TCTL (0x400), RFCTL (0x5008), RAL and RAH (0x5400),",
+        "a receive ring at 0x2800 and transmit rings at 0x3800 and 0x3900 (base, base high, length, head at 0x10,",
+        "tail at 0x18). Other registers keep what is written and do nothing. BAR 2 reaches all of BAR 0.",
+    )
 
     ICR = Register(0xC0, "w1c", doc="interrupt causes; a read clears them")
     ICS = Register(0xC8, "wo", doc="set these causes")
@@ -63,7 +68,7 @@ class E1000e(PciDevice):
     IMC = Register(0xD8, "wo", doc="clear these bits of IMS")
     IVAR = Register(0xE4, "rw", doc="MSI-X vector of each kind of cause")
     IOADDR = Register(0x0, "rw", bar=2, doc="the register that IODATA stands for")
-    IODATA = Register(0x4, "rw", bar=2)
+    IODATA = Register(0x4, "rw", bar=2, doc="that register")
 
     def __init__(self) -> None:
         super().__init__()

@@ -85,6 +85,7 @@ class PciDevice:
     secondary = 0  # of a bridge: the number of the bus behind it
     unassigned: ClassVar[int] = -1  # what reads where nothing is answer: -1 all ones, or 0
 
+    further: ClassVar[tuple[str, ...]] = ()  # lines for a data sheet: what is there beside the registers
     registers: ClassVar[Mapping[tuple[int, int], Register]] = {}
 
     def __init_subclass__(cls) -> None:

@@ -78,6 +78,7 @@ class Nvme(PciDevice):
     msix = MsixTable(vectors=1 + QUEUES, bar=4)
     has_reset = True
     pollable = True
+    further = (f"Queues 1 to {QUEUES} are for I/O.",)
     doorbells = {0: range(DOORBELLS, DOORBELLS + 8 * (1 + QUEUES))}
     options: ClassVar[tuple[str, ...]] = ("file", "size", "block", "readonly", "serial")
     unassigned = 0

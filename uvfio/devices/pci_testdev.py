@@ -57,6 +57,10 @@ class PciTestdev(PciDevice):
     vendor, device = 0x1B36, 0x0005
     class_code = 0x00FF00
     BARS = {0: PciBar(4096), 1: PciBar(256, "io")}
+    further = (
+        "A number written to the first byte of a BAR selects a test, and the BAR then shows its header:",
+        "test (1 byte), width (1), -, offset (4), data (4), how often data was written there (4), name.",
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -99,19 +99,24 @@ def describe(model: type[PciDevice]) -> str:
     lines.append(f"  class       {model.class_code:06x}")
     for index, bar in sorted(model.BARS.items()):
         kind = "RAM" if bar.ram else "I/O ports" if bar.kind == "io" else f"registers, {bar.kind}"
-        lines.append(f"  BAR {index}       {_size(bar.size)} ({kind})")
+        table = f"; MSI-X table at {model.msix.table:#x}" if model.msix is not None and model.msix.bar == index else ""
+        lines.append(f"  BAR {index}       {_size(bar.size)} ({kind}{table})")
     lines.append(f"  interrupts  {_interrupts(model)}")
     lines.append(f"  reset       {'yes' if model.has_reset else 'no'}")
-    lines.append(f"  mmap        {'trap or poll' if model.pollable else 'trap'}")
+    options = [*model.options, *(["mmap=trap|poll"] if model.pollable else [])]
+    lines.append(f"  options     {', '.join(options) or 'none'}")
     if model.registers:
-        lines += ["", "  BAR  offset   size  access  reset       register"]
+        lines += ["", f"  BAR  offset   size  access  {'reset':18}  register"]
     for (index, offset), register in sorted(model.registers.items()):
+        reset = f"{register.reset:#0{2 + 2 * register.size}x}"
         lines.append(
-            f"  {index:<3}  {offset:#07x}  {register.size:<4}  {register.access:<6}  {register.reset:#010x}"
+            f"  {index:<3}  {offset:#07x}  {register.size:<4}  {register.access:<6}  {reset:18}"
             f"  {register.name.lower()}{': ' + register.doc if register.doc else ''}"
         )
         for name, bit in register.bits.items():
-            lines.append(f"                                         bit {bit} {name}")
+            lines.append(f"{'':51}bit {bit} {name}")
+    if model.further:
+        lines += ["", *(f"  {line}" for line in model.further)]
     return "\n".join(lines) + "\n"
 
 

@@ -104,32 +104,36 @@ class Control:
             case ["plug", what]:
                 return plug(parse_device(what))[0]
             case ["unplug", bdf]:
-                if bdf not in mdev_parents().found:
-                    _function(bdf)
-                unplug(bdf)
-                return bdf
+                where = bdf if bdf in mdev_parents().found else _function(bdf).bdf
+                unplug(where)
+                return where
             case ["reset", bdf]:
-                pci_reset_function(_function(bdf))
-                return bdf
+                pci_reset_function(dev := _function(bdf))
+                return dev.bdf
             case ["iotlb", bdf]:
                 iommu = _function(bdf).iommu
                 return [line._asdict() for line in iommu.iotlb()] if iommu is not None else []
             case ["fault", bdf, "dma"]:
-                _function(bdf).dma_faults += 1
-                return bdf
+                return _block_dma(_function(bdf), 1)
             case ["fault", bdf, "dma", count] if count.isdigit():
-                _function(bdf).dma_faults += int(count)
-                return bdf
+                return _block_dma(_function(bdf), int(count))
             case ["fault", bdf, "error"]:
                 return _report_error(_function(bdf))
         raise ValueError(f"the command must be one of: {'; '.join(COMMANDS)}")
 
 
 def _function(bdf: str) -> PciDev:
-    found = pci_host().found.get(bdf)
-    if found is None:
+    """That at ``0000:00:01.0``; ``00:01.0`` and ``01.0`` will do, as for ``setpci -s``."""
+    found = pci_host().found
+    dev = found.get(bdf) or found.get(f"0000:{bdf}") or found.get(f"0000:00:{bdf}")
+    if dev is None:
         raise ValueError(f"there must be a device at {bdf}")
-    return found
+    return dev
+
+
+def _block_dma(dev: PciDev, count: int) -> str:
+    dev.dma_faults += count
+    return dev.bdf
 
 
 def _report_error(dev: PciDev) -> str:

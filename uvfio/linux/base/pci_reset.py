@@ -136,7 +136,7 @@ def pci_try_reset_function(dev: PciDev) -> None:
 def _check_resettable(dev: PciDev) -> None:
     # What was alone on its bus when it was found may have company now.
     if not any(method != "bus" or _alone_on_its_bus(dev) for method in dev.reset_methods):
-        raise Errno(ENOTTY)
+        raise Errno(ENOTTY, f"{dev.bdf} has no reset that is its own")
 
 
 def _reset(dev: PciDev) -> None:
