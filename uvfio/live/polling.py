@@ -13,8 +13,8 @@ All differences from registers that are trapped (``mmio.py``), for users in docs
 * a read has no side effect, and what no register has keeps what is written there.
 
 Before and after each call on the device's file its registers are looked at, too, so calls
-and writes of one thread stay in order. How long a look may take grows with the time that
-nothing was written, from BUSY to REST seconds. What others do to the device (``uvfio ctl``,
+and writes of one thread stay in order. From one look to the next it is BUSY seconds, and up to
+REST the longer nothing has been written. What others do to the device (``uvfio ctl``,
 sysfs) shows after SHOWN at most. While the device does not decode memory the file is cut
 off before the registers, and an access is a SIGBUS, as it is in Linux.
 """
@@ -47,7 +47,7 @@ PAGE_SIZE = 4096
 BUSY = 20e-6
 REST = 10e-3
 SHOWN = 100e-3
-PATIENCE = 8  # a look is at most this part of the time that nothing was written away
+PATIENCE = 8  # the time to the next look is this part of the time since the last write
 
 T = TypeVar("T")
 
