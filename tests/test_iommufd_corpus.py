@@ -7,14 +7,15 @@ gives the same ones, in process and to a real program.
 import json
 
 import pytest
-from iommufd_corpus import __main__ as cli
-from iommufd_corpus import corpus
+from corpus.replaying import Mismatch
+from corpus.sessions import DATA, dump
+from corpus.shrink import shrink
+from iommufd_corpus.__main__ import COMMANDS, MAKING
 from iommufd_corpus.findings import FINDINGS, OTHERWISE
 from iommufd_corpus.fuzz_input import Fuzzer
 from iommufd_corpus.generate import THEMES
 from iommufd_corpus.inprocess import answers_of, replay
-from iommufd_corpus.replay import Mismatch
-from iommufd_corpus.shrink import shrink
+from iommufd_corpus.replay import CORPUS
 from shared import need
 
 FEWEST = 45_000  # answers to a real program: without huge pages some sessions are left out
@@ -22,7 +23,7 @@ FEWEST = 45_000  # answers to a real program: without huge pages some sessions a
 
 @pytest.fixture(scope="module")
 def sessions():
-    return corpus.load()
+    return CORPUS.load()
 
 
 def test_the_corpus_is_as_large_as_it_says(sessions):
@@ -41,7 +42,7 @@ def test_every_answer_in_process(sessions, theme):
 
 @pytest.mark.live
 def test_every_answer_to_a_real_program():
-    mismatches, answers = cli.run_live(0, 1)
+    mismatches, answers = COMMANDS.run_live(0, 1)
     assert not mismatches, "\n\n".join(map(str, mismatches))
     assert answers > FEWEST
 
@@ -56,7 +57,7 @@ def test_a_wrong_answer_is_noticed(sessions):
 
 @pytest.mark.parametrize("name", sorted(FINDINGS.keys() - OTHERWISE))
 def test_what_linux_does_wrong_is_done_likewise(name):
-    assert answers_of(FINDINGS[name]) == json.loads(cli.FINDINGS.read_text())[name]["answers"]
+    assert answers_of(FINDINGS[name]) == json.loads((DATA / "iommufd_findings.json").read_text())[name]["answers"]
 
 
 def test_a_session_is_made_short():
@@ -67,12 +68,12 @@ def test_a_session_is_made_short():
         names = [[call[0] for call in candidate] for candidate in candidates]
         return ["DESTROY" in n and n.count("IOAS_ALLOC") + n.count("FAULT_QUEUE_ALLOC") == 2 for n in names]
 
-    assert shrink(calls, judge) == [["IOAS_ALLOC", [0, 0]], ["skip"], ["IOAS_ALLOC", [0, 0]], ["DESTROY", [2]]]
+    assert shrink(calls, judge, MAKING) == [["IOAS_ALLOC", [0, 0]], ["skip"], ["IOAS_ALLOC", [0, 0]], ["DESTROY", [2]]]
 
 
 def test_what_the_fuzzer_has_kept():
     """Nothing but errnos comes of any input."""
-    inputs = sorted((corpus.FILE.parent / "fuzz_corpus").iterdir())
+    inputs = sorted((DATA / "fuzz_corpus").iterdir())
     assert len(inputs) > 50
     fuzzer = Fuzzer()
     for path in inputs:
@@ -82,6 +83,6 @@ def test_what_the_fuzzer_has_kept():
 @pytest.mark.oracle
 def test_the_reference_kernel_answers_the_same_again(sessions):
     oracle = need("oracle") / "oracle"
-    [(again, complaints)] = corpus.record(oracle, range(3, 6))
+    [(again, complaints)] = CORPUS.record(oracle, range(3, 6))
     assert not complaints
-    assert corpus.dump(again) == corpus.dump([session for session in sessions if session["seed"] in range(3, 6)])
+    assert dump(again) == dump([session for session in sessions if session["seed"] in range(3, 6)])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Random iommufd calls and what Linux 7.3.4 answered to each: made, kept and replayed.
+Random iommufd calls and what Linux 7.3.4 answered to each; :mod:`corpus` has what other
+corpora need, too.
 
-``wire`` how a call is laid out, ``system`` what makes it (a real process), ``model``
-(a process of the model), ``play`` one call in, one answer out; ``state`` and the
-``gen_*`` files choose the next call; ``record`` runs in the reference kernel,
-``corpus`` keeps the answers, ``replay`` and ``shrink`` use them. ``__main__`` is the
-command line. What runs in the reference kernel needs the standard library only.
+``wire`` the calls' layouts, ``play`` one call in, one answer out; ``state`` and the
+``gen_*`` files choose the next call; ``record``, ``playback`` and ``findings`` run in
+the reference kernel, ``replay`` under ``uvfio run``, ``inprocess`` here. ``__main__`` is
+the command line. What runs in the reference kernel needs the standard library only.
 """

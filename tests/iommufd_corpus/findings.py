@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from corpus.recording import KernelLog
+from corpus.system import RealSystem
+
 from iommufd_corpus.gen_hwpt import MOCK
 from iommufd_corpus.play import Player
-from iommufd_corpus.record import KernelLog
 from iommufd_corpus.state import A0, HALF, PAGE
-from iommufd_corpus.system import RealSystem
 
 MIB = 1 << 20
 FIXED, WRITEABLE, READABLE = 1, 2, 4

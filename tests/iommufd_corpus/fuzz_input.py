@@ -13,9 +13,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from corpus.model import ModelSystem
+
 from iommufd_corpus.generate import THEMES, Session
 from iommufd_corpus.inprocess import boot
-from iommufd_corpus.model import ModelSystem
 from iommufd_corpus.play import Player
 from uvfio.machine import Machine
 from uvfio.runtime.errors import Splat

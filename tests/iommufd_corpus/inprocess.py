@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from iommufd_corpus.model import ModelSystem
+from corpus.model import ModelSystem
+from corpus.recording import play_each
+from corpus.replaying import Mismatch, first_mismatch, plain
+
 from iommufd_corpus.play import Player
-from iommufd_corpus.replay import Mismatch, first_mismatch, plain
+from iommufd_corpus.replay import is_huge
 from uvfio.machine import Machine
 
 T = TypeVar("T")
@@ -25,20 +28,10 @@ def in_machine(function: Callable[[ModelSystem], T]) -> T:
 
 
 def replay(session: dict[str, Any]) -> Mismatch | None:
-    return in_machine(lambda system: first_mismatch(system, session))
+    return in_machine(lambda system: first_mismatch(Player(system, is_huge(session["calls"])), session))
 
 
 def answers_of(calls: list[Any]) -> list[Any]:
     """What the stack answers; to calls that make no sense why they do not."""
-
-    def body(system: ModelSystem) -> list[Any]:
-        player = Player(system, huge=True)
-        answers = []
-        for call in calls:
-            try:
-                answers.append(plain(player.play(call)))
-            except (KeyError, IndexError, AssertionError) as error:
-                answers.append(f"nonsense: {error!r}")
-        return answers
-
-    return in_machine(body)
+    answers: list[Any] = in_machine(lambda system: plain(play_each(Player(system, huge=True), calls)))
+    return answers

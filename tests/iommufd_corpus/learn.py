@@ -20,8 +20,7 @@ def learn(state: State, call: Call, answer: Any) -> None:
         return
     if name in LAYOUTS and not (len(call) > 2 and "request" in call[2]):
         layout = LAYOUTS[name]
-        names = layout.names[1 if layout.op is None else 2 :]
-        sent = dict(zip(names, call[1], strict=True))
+        sent = dict(zip(layout.given, call[1], strict=True))
         _result, changed = changes(answer)
         if name in IOCTLS:
             IOCTLS[name](state, sent, {**sent, **changed})

@@ -12,19 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from corpus.recording import play_each
+from corpus.system import RealSystem
+
 from iommufd_corpus.play import Player
-from iommufd_corpus.system import RealSystem
 
 
 def play_all(system: RealSystem, calls: list[Any]) -> list[Any]:
-    """The answers; a call that has lost what it refers to is answered with why."""
     player = Player(system, huge=True)
-    answers: list[Any] = []
-    for call in calls:
-        try:
-            answers.append(player.play(call))
-        except (KeyError, IndexError, AssertionError) as error:
-            answers.append(f"nonsense: {error!r}")
+    answers = play_each(player, calls)
     for call in calls:  # a device that goes while a PASID is attached leaks
         if call[0] in ("PASID_ATTACH", "PASID_REPLACE"):
             player.play(["PASID_DETACH", [call[1][0], 0, call[1][2]]])

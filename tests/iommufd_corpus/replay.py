@@ -1,73 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Plays recorded sessions again and compares the answers.
+Under ``uvfio run`` this file is the client: it plays every STEP-th session and prints
+mismatches as JSON lines.
 
-In process each session has a machine of its own. Under ``uvfio run`` this file is the
-client (``python -m iommufd_corpus.replay FIRST STEP``): it plays every STEP-th session
-and prints mismatches as JSON lines.
+    python -m iommufd_corpus.replay FIRST STEP
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from iommufd_corpus import corpus
-from iommufd_corpus.corpus import Session
+from corpus.replaying import play_live
+from corpus.sessions import Corpus, Session
+from corpus.system import RealSystem
+
 from iommufd_corpus.play import Player
-from iommufd_corpus.system import RealSystem, System
 
+CORPUS = Corpus("iommufd_corpus", seeds=range(320), boot=40)
 IOMMUFD_TYPE = 0x3B
-
-
-@dataclass
-class Mismatch:
-    """The first answer of a session that differs."""
-
-    session: Session
-    index: int
-    got: Any
-
-    def __str__(self) -> str:
-        calls, answers = self.session["calls"], self.session["answers"]
-        lines = [f"session {self.session['seed']} ({self.session['theme']}), call {self.index} of {len(calls)}:"]
-        lines += [f"    {shown(c)} -> {shown(a)}" for c, a in zip(calls[: self.index], answers, strict=False)]
-        lines += [f"  * {shown(calls[self.index])}", f"      Linux: {shown(answers[self.index])}"]
-        return "\n".join([*lines, f"      uvfio: {shown(self.got)}"])
-
-
-def shown(value: Any) -> str:
-    return json.dumps(value, separators=(", ", ":"))
-
-
-def plain(answer: Any) -> Any:
-    """An answer as it looks when it has been kept."""
-    return json.loads(json.dumps(answer))
 
 
 def is_huge(calls: Iterable[Any]) -> bool:
     return any('"H+' in json.dumps(call) for call in calls)
-
-
-def first_mismatch(
-    system: System, session: Session, same: Callable[[Any, Any, Any], bool] | None = None
-) -> Mismatch | None:
-    """Plays *session* up to the first answer that differs, where *same* is not content with it."""
-    player = Player(system, is_huge(session["calls"]))
-    try:
-        for index, (call, expected) in enumerate(zip(session["calls"], session["answers"], strict=True)):
-            got = plain(player.play(call))
-            if got != expected and (same is None or not same(call, expected, got)):
-                return Mismatch(session, index, got)
-        for call in session.get("after", ()):
-            player.play(call)
-    finally:
-        player.close()
-    return None
 
 
 def told(call: Any, expected: Any, got: Any) -> bool:
@@ -95,15 +53,10 @@ def main() -> None:
     first, step = int(sys.argv[1]), int(sys.argv[2])
     huge = int(Path("/proc/sys/vm/nr_hugepages").read_text()) > 0
     system = RealSystem(scatter=False)
-    answers = 0
-    for session in map(live_part, corpus.load()[first::step]):
-        if is_huge(session["calls"]) and not huge:
-            continue
-        answers += len(session["answers"])
-        found = first_mismatch(system, session, told)
-        if found is not None:
-            print(json.dumps({"seed": session["seed"], "index": found.index, "got": found.got}))
-    print(json.dumps({"answers": answers}))
+    sessions = [live_part(session) for session in CORPUS.load()[first::step]]
+    sessions = [session for session in sessions if huge or not is_huge(session["calls"])]
+    for line in play_live(sessions, lambda session: Player(system, is_huge(session["calls"])), told):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -8,48 +8,20 @@ show as a difference from what the reference kernel answered.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
-Fields = tuple[tuple[str, str], ...]
+from corpus.layout import Layout
 
-KINDS = {"u8": "B", "u16": "H", "u32": "I", "s32": "i", "u64": "Q"}
-
-
-def fields(text: str) -> Fields:
-    """``"u32 flags id, u64 iova"`` as pairs of name and struct letter."""
-    pairs = []
-    for part in text.split(","):
-        kind, *names = part.split()
-        pairs += [(name, KINDS[kind]) for name in names]
-    return tuple(pairs)
-
-
-def _wrap(value: int, code: str) -> int:
-    """*value* as a C program would store it."""
-    size = 256 ** struct.calcsize(code)
-    value %= size
-    return value - size if code == "i" and value >= size // 2 else value
-
-
-class Layout:
-    """What a call's argument points to. The first field is the size, filled in when it is played."""
-
-    def __init__(self, request: int, text: str, op: int | None = None) -> None:
-        self.request = request
-        self.op = op
-        self.fields = fields(text)
-        self.code = struct.Struct("<" + "".join(code for _, code in self.fields))
-        self.names = [name for name, _ in self.fields]
-        self.size = self.code.size
-
-    def pack(self, values: Sequence[int]) -> bytes:
-        fixed = [_wrap(value, code) for value, (_, code) in zip(values, self.fields, strict=True)]
-        return self.code.pack(*fixed)
-
-    def unpack(self, data: bytes) -> tuple[int, ...]:
-        return self.code.unpack(data)
+# Fields that hold a new file descriptor when the call has succeeded.
+NEW_FD = MappingProxyType(
+    {
+        "FAULT_QUEUE_ALLOC": "out_fault_fd",
+        "VEVENTQ_ALLOC": "out_veventq_fd",
+        "CREATE_ACCESS": "out_access_fd",
+    }
+)
+TEST_SIZE = 72
 
 
 def iommufd() -> dict[str, Layout]:
@@ -90,7 +62,7 @@ def iommufd() -> dict[str, Layout]:
         ("HW_QUEUE_ALLOC", "u32 size flags viommu_id type index out_hw_queue_id, u64 nesting_parent_iova length"),
         ("IOAS_NOIOMMU_GET_PA", "u32 size flags ioas_id reserved, u64 iova length out_phys"),
     ]
-    return {name: Layout(0x3B80 + n, text) for n, (name, text) in enumerate(table)}
+    return {name: Layout(0x3B80 + n, text, new_fd=NEW_FD.get(name, "")) for n, (name, text) in enumerate(table)}
 
 
 def selftest() -> dict[str, Layout]:
@@ -120,10 +92,8 @@ def selftest() -> dict[str, Layout]:
         (23, "DMABUF_REVOKE", "s32 dmabuf_fd, u32 revoked"),
     ]
     head = "u32 size op id head_reserved"
-    return {name: Layout(0x3BA0, f"{head},{text}", op) for op, name, text in table}
+    return {name: Layout(0x3BA0, f"{head},{text}", op, TEST_SIZE, NEW_FD.get(name, "")) for op, name, text in table}
 
-
-TEST_SIZE = 72
 
 VFIO = {
     "VFIO_MAP_DMA": Layout(0x3B71, "u32 size flags, u64 vaddr iova length"),
@@ -136,12 +106,3 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType({**iommufd(), **selftest(), **V
 
 # Calls whose argument is a number.
 PLAIN = MappingProxyType({"VFIO_API": 0x3B64, "VFIO_EXTENSION": 0x3B65, "VFIO_SET_IOMMU": 0x3B66})
-
-# Fields that hold a new file descriptor when the call has succeeded.
-NEW_FD = MappingProxyType(
-    {
-        "FAULT_QUEUE_ALLOC": "out_fault_fd",
-        "VEVENTQ_ALLOC": "out_veventq_fd",
-        "CREATE_ACCESS": "out_access_fd",
-    }
-)

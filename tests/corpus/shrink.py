@@ -3,41 +3,46 @@
 Makes a session shorter while Linux and the stack still answer one of its calls differently.
 
 Calls refer to objects by id and to files by name. A call that made a file leaves a
-``skip`` behind, which uses the name up; one that made objects may become an
-IOAS_ALLOC, which uses an id up. To ask Linux is to boot it, so all candidates of a
-round are asked about together.
+``skip`` behind, which uses the name up; one that made objects may become a plain one,
+which uses an id up. To ask Linux is to boot it, so all candidates of a round are asked
+about together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from iommufd_corpus.wire import NEW_FD
 
 Calls = list[Any]
 Judge = Callable[[Sequence[Calls]], list[bool]]
 
-PLAIN = ["IOAS_ALLOC", [0, 0]]
-MAKERS = (
-    *("CREATE_ACCESS", "FAULT_QUEUE_ALLOC", "HWPT_ALLOC", "HW_QUEUE_ALLOC", "MOCK_DOMAIN", "MOCK_DOMAIN_FLAGS"),
-    *("VDEVICE_ALLOC", "VEVENTQ_ALLOC", "VIOMMU_ALLOC"),
-)
+
+@dataclass(frozen=True)
+class Making:
+    """Calls that make files (*files*), those that make objects and the one these may become."""
+
+    files: frozenset[str]
+    objects: frozenset[str]
+    plain: tuple[Any, ...]
+
+    def without(self, calls: Calls) -> Calls:
+        """What is left of *calls* when they are dropped."""
+        return [["skip"] for call in calls if call[0] in self.files or call[0] == "skip"]
+
+    def made_plain(self, calls: Calls) -> Calls:
+        return [*self.without(calls), [*self.plain]]
 
 
-def without(calls: Calls) -> Calls:
-    """What is left of *calls* when they are dropped."""
-    return [["skip"] for call in calls if call[0] in NEW_FD or call[0] in ("DMABUF_GET", "mmap", "skip")]
-
-
-def shrink(calls: Calls, judge: Judge) -> Calls:
+def shrink(calls: Calls, judge: Judge, making: Making) -> Calls:
     """A short list of calls that *judge* finds as interesting as *calls*."""
     size = max(len(calls) // 2, 1)
     while size:
-        calls = _round(calls, judge, [(at, min(at + size, len(calls))) for at in range(0, len(calls), size)], without)
+        parts = [(at, min(at + size, len(calls))) for at in range(0, len(calls), size)]
+        calls = _round(calls, judge, parts, making.without)
         size //= 2
-    makers = [(at, at + 1) for at, call in enumerate(calls) if call[0] in MAKERS]
-    return _round(calls, judge, makers, lambda dropped: [*without(dropped), PLAIN])
+    makers = [(at, at + 1) for at, call in enumerate(calls) if call[0] in making.objects]
+    return _round(calls, judge, makers, making.made_plain)
 
 
 def _round(calls: Calls, judge: Judge, parts: list[tuple[int, int]], instead: Callable[[Calls], Calls]) -> Calls:

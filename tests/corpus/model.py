@@ -7,7 +7,7 @@ from collections.abc import Callable
 from errno import EBADF
 from typing import TypeVar
 
-from iommufd_corpus.system import ANONYMOUS, PAGE, SHARED, Failed
+from corpus.system import ANONYMOUS, PAGE, SHARED, Failed
 from uvfio.linux.kernel.user import UserProcess
 from uvfio.linux.kernel.user_mm import Memory
 from uvfio.runtime.errors import Errno

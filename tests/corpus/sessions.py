@@ -16,20 +16,49 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-FILE = HERE.parent / "data" / "iommufd_corpus.jsonl.xz"
-SEEDS = range(320)
-BOOT = 40  # sessions in one boot of the reference kernel
+TESTS = Path(__file__).resolve().parent.parent
+DATA = TESTS / "data"
 BOOT_FAILED = 70
+PACKAGES = ("corpus", "iommufd_corpus")  # what the reference kernel's guest gets
 
 Session = dict[str, Any]
 
 
-def load(path: Path = FILE) -> list[Session]:
-    return [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
+@dataclass(frozen=True)
+class Corpus:
+    """Sessions of the *seeds*, made by *package*; *boot* of them in one boot of the reference kernel."""
+
+    package: str
+    seeds: range
+    boot: int
+
+    @property
+    def file(self) -> Path:
+        return DATA / f"{self.package}.jsonl.xz"
+
+    def load(self) -> list[Session]:
+        return [json.loads(line) for line in lzma.decompress(self.file.read_bytes()).splitlines()]
+
+    def session(self, seed: int) -> Session:
+        [found] = [session for session in self.load() if session["seed"] == seed]
+        return found
+
+    def save(self, sessions: Sequence[Session]) -> None:
+        self.file.write_bytes(lzma.compress(dump(sessions), preset=9 | lzma.PRESET_EXTREME))
+
+    def run(self, oracle: Path, arguments: str, extra: Path | None = None) -> str:
+        """What ``python -m PACKAGE.``\\ *arguments* prints in the reference kernel."""
+        return run(oracle, f"{self.package}.{arguments}", extra)
+
+    def record(self, oracle: Path, seeds: range) -> Iterator[tuple[list[Session], list[str]]]:
+        """Sessions of the *seeds*, boot by boot."""
+        for first in range(seeds.start, seeds.stop, self.boot):
+            count = min(self.boot, seeds.stop - first)
+            yield parse(self.run(oracle, f"record {first} {count}"))
 
 
 def dump(sessions: Sequence[Session]) -> bytes:
@@ -37,19 +66,15 @@ def dump(sessions: Sequence[Session]) -> bytes:
     return b"".join(json.dumps(session, separators=(",", ":")).encode() + b"\n" for session in sessions)
 
 
-def save(sessions: Sequence[Session], path: Path = FILE) -> None:
-    path.write_bytes(lzma.compress(dump(sessions), preset=9 | lzma.PRESET_EXTREME))
-
-
-def boot(oracle: Path, arguments: str, extra: Path | None = None) -> str:
-    """What ``python -m iommufd_corpus.``\\ *arguments* prints in the reference kernel."""
+def run(oracle: Path, command: str, extra: Path | None = None) -> str:
+    """What ``python -m``\\ *command* prints in the reference kernel."""
     with tempfile.TemporaryDirectory() as work:
-        shutil.copytree(HERE, Path(work) / HERE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for package in PACKAGES:
+            shutil.copytree(TESTS / package, Path(work) / package, ignore=shutil.ignore_patterns("__pycache__"))
         if extra is not None:
             shutil.copy(extra, Path(work) / extra.name)
         # The kernel's messages must not get between the lines; they are read from /dev/kmsg.
-        script = f"dmesg -n 1; PYTHONPATH=/t python3.11 -m iommufd_corpus.{arguments} 2>&1\n"
-        (Path(work) / "cmd").write_text(script)
+        (Path(work) / "cmd").write_text(f"dmesg -n 1; PYTHONPATH=/t python3.11 -m {command} 2>&1\n")
         for _ in range(3):
             done = subprocess.run(
                 [oracle / "run", work], capture_output=True, text=True, env={**os.environ, "TIMEOUT": "900"}
@@ -68,10 +93,3 @@ def parse(printed: str) -> tuple[list[Session], list[str]]:
     begin, end = lines.index("BEGIN"), lines.index("END")
     data = lzma.decompress(base64.b64decode("".join(lines[begin + 1 : end])))
     return [json.loads(line) for line in data.splitlines()], [line for line in lines[:begin] if "KERNEL" in line]
-
-
-def record(oracle: Path, seeds: range) -> Iterator[tuple[list[Session], list[str]]]:
-    """Sessions of the *seeds*, boot by boot."""
-    for first in range(seeds.start, seeds.stop, BOOT):
-        count = min(BOOT, seeds.stop - first)
-        yield parse(boot(oracle, f"record {first} {count}"))
