@@ -6,9 +6,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from corpus.choices import Op
+
 from iommufd_corpus.gen_hwpt import HWPTS
 from iommufd_corpus.gen_ioas import part
-from iommufd_corpus.state import NASTY, PAGE, Call, State
+from iommufd_corpus.state import PAGE, Call, State
+
+SIZES = (0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 47, 67, 68, 71, 73, 96)
+REQUESTS = (0x3BA2, 0x3B7F, 0xC0003B85, 0x3B81, 0x3B86)
 
 
 def fault_alloc(s: State) -> Call:
@@ -187,47 +192,34 @@ def garbage(s: State) -> Call:
 
 
 def spoilt(s: State, call: Call) -> Call:
-    """A call that is nearly right: another size, place or field."""
-    values, how = list(call[1]), dict(call[2] if len(call) > 2 else {})
-    what = s.rng.randrange(10)
-    if what < 5:
-        index = s.rng.randrange(len(values))
-        if not isinstance(values[index], str) or s.chance(30):
-            values[index] = s.rng.choice(NASTY)
-    elif what < 7:
-        how["size"] = s.one(0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 47, 67, 68, 71, 73, 96)
-    elif what < 8:
-        how["at"] = s.one("null", "hole", "edge", "ro", "ro")
-    elif what < 9:
-        how["size"], how["tail"] = 88, s.one("00" * 40, "00" * 39 + "01", "01" * 40)
-    else:
-        how["request"] = s.one(0x3BA2, 0x3B7F, 0xC0003B85, 0x3B81, 0x3B86)
+    """A call that is nearly right."""
+    values, how = s.spoilt(call[1], call[2] if len(call) > 2 else {}, SIZES, REQUESTS)
     return [call[0], values, how] if how else [call[0], values]
 
 
-OPS: list[tuple[Any, str, int, tuple[str, ...]]] = [
-    (fault_alloc, "fault", 6, ()),
-    (trigger_iopf, "fault", 18, ("faulty",)),
-    (read, "queue", 20, ("fault", "veventq")),
-    (write, "fault", 18, ("cookies",)),
-    (poll, "queue", 8, ("fault", "veventq")),
-    (close, "any", 5, ()),
-    (veventq_alloc, "event", 8, ("viommu",)),
-    (trigger_vevent, "event", 16, ("virtual",)),
-    (pasid_attach, "pasid", 24, ("stdev",)),
-    (pasid_detach, "pasid", 8, ("stdev",)),
-    (pasid_check, "pasid", 8, ("stdev",)),
-    (create_access, "access", 7, ("ioas",)),
-    (access_pages, "access", 20, ("access",)),
-    (drop_pages, "access", 8, ("access",)),
-    (access_rw, "access", 18, ("access",)),
-    (access_replace, "access", 5, ("access",)),
-    (dmabuf_get, "dmabuf", 4, ()),
-    (dmabuf_revoke, "dmabuf", 3, ("dmabuf",)),
-    (vfio_plain, "vfio", 10, ("compat",)),
-    (vfio_map, "vfio", 16, ("compat",)),
-    (vfio_unmap, "vfio", 12, ("compat",)),
-    (vfio_info, "vfio", 6, ("compat",)),
-    (vfio_other, "vfio", 1, ()),
-    (garbage, "garbage", 4, ()),
+OPS = [
+    Op(fault_alloc, "fault", 6, ()),
+    Op(trigger_iopf, "fault", 18, ("faulty",)),
+    Op(read, "queue", 20, ("fault", "veventq")),
+    Op(write, "fault", 18, ("cookies",)),
+    Op(poll, "queue", 8, ("fault", "veventq")),
+    Op(close, "any", 5, ()),
+    Op(veventq_alloc, "event", 8, ("viommu",)),
+    Op(trigger_vevent, "event", 16, ("virtual",)),
+    Op(pasid_attach, "pasid", 24, ("stdev",)),
+    Op(pasid_detach, "pasid", 8, ("stdev",)),
+    Op(pasid_check, "pasid", 8, ("stdev",)),
+    Op(create_access, "access", 7, ("ioas",)),
+    Op(access_pages, "access", 20, ("access",)),
+    Op(drop_pages, "access", 8, ("access",)),
+    Op(access_rw, "access", 18, ("access",)),
+    Op(access_replace, "access", 5, ("access",)),
+    Op(dmabuf_get, "dmabuf", 4, ()),
+    Op(dmabuf_revoke, "dmabuf", 3, ("dmabuf",)),
+    Op(vfio_plain, "vfio", 10, ("compat",)),
+    Op(vfio_map, "vfio", 16, ("compat",)),
+    Op(vfio_unmap, "vfio", 12, ("compat",)),
+    Op(vfio_info, "vfio", 6, ("compat",)),
+    Op(vfio_other, "vfio", 1, ()),
+    Op(garbage, "garbage", 4, ()),
 ]

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
-from iommufd_corpus.state import A0, HALF, PAGE, Call, State, flags
+from corpus.choices import Op, flags
+
+from iommufd_corpus.state import A0, HALF, PAGE, Call, State
 
 SELFTEST = 0xDEAD
 MOCK = 0xDEADBEEF
@@ -199,23 +200,23 @@ def peek(s: State) -> Call:
     return ["peek", s.rng.choice(s.views), s.one(0, 0, 8, PAGE)] if s.views else mmap(s)
 
 
-OPS: list[tuple[Any, str, int, tuple[str, ...]]] = [
-    (mock_domain, "device", 16, ("ioas",)),
-    (replace, "device", 18, ("stdev",)),
-    (hwpt_alloc, "hwpt", 22, ("idev",)),
-    (hwpt_nested, "nest", 22, ("parent",)),
-    (hw_info, "device", 5, ("idev",)),
-    (set_dirty, "dirty", 10, ("paging", "parent")),
-    (dirty, "dirty", 18, ("paging", "parent")),
-    (get_dirty, "dirty", 18, ("paging", "parent")),
-    (invalidate, "nest", 12, ("nested", "viommu")),
-    (check_iotlb, "nest", 8, ("nested",)),
-    (check_cache, "nest", 6, ("idev",)),
-    (check_map, "map", 18, ("paging", "parent", "auto")),
-    (viommu_alloc, "viommu", 10, ("parent",)),
-    (vdevice_alloc, "viommu", 14, ("viommu",)),
-    (hw_queue_alloc, "viommu", 12, ("viommu",)),
-    (mmap, "viommu", 8, ("regions",)),
-    (munmap, "viommu", 5, ("views",)),
-    (peek, "viommu", 5, ("views",)),
+OPS = [
+    Op(mock_domain, "device", 16, ("ioas",)),
+    Op(replace, "device", 18, ("stdev",)),
+    Op(hwpt_alloc, "hwpt", 22, ("idev",)),
+    Op(hwpt_nested, "nest", 22, ("parent",)),
+    Op(hw_info, "device", 5, ("idev",)),
+    Op(set_dirty, "dirty", 10, ("paging", "parent")),
+    Op(dirty, "dirty", 18, ("paging", "parent")),
+    Op(get_dirty, "dirty", 18, ("paging", "parent")),
+    Op(invalidate, "nest", 12, ("nested", "viommu")),
+    Op(check_iotlb, "nest", 8, ("nested",)),
+    Op(check_cache, "nest", 6, ("idev",)),
+    Op(check_map, "map", 18, ("paging", "parent", "auto")),
+    Op(viommu_alloc, "viommu", 10, ("parent",)),
+    Op(vdevice_alloc, "viommu", 14, ("viommu",)),
+    Op(hw_queue_alloc, "viommu", 12, ("viommu",)),
+    Op(mmap, "viommu", 8, ("regions",)),
+    Op(munmap, "viommu", 5, ("views",)),
+    Op(peek, "viommu", 5, ("views",)),
 ]

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
-from iommufd_corpus.state import A0, HALF, PAGE, Area, Call, State, flags
+from corpus.choices import Op, flags
+
+from iommufd_corpus.state import A0, HALF, PAGE, Area, Call, State
 
 FIXED, WRITEABLE, READABLE = 1, 2, 4
 
@@ -168,24 +169,24 @@ def checksums(s: State) -> Call:
 
 
 # generator, group, weight, kinds of objects that it needs to be of use
-OPS: list[tuple[Any, str, int, tuple[str, ...]]] = [
-    (ioas_alloc, "ioas", 8, ()),
-    (destroy, "any", 22, ()),
-    (ioas_map, "map", 50, ("ioas",)),
-    (ioas_map_file, "map", 14, ("ioas",)),
-    (ioas_copy, "map", 14, ("ioas",)),
-    (ioas_unmap, "map", 24, ("ioas",)),
-    (allow_iovas, "ioas", 6, ("ioas",)),
-    (iova_ranges, "ioas", 6, ("ioas",)),
-    (option, "ioas", 8, ("ioas",)),
-    (vfio_ioas, "vfio", 8, ("ioas",)),
-    (change_process, "ioas", 2, ()),
-    (get_pa, "ioas", 1, ("ioas",)),
-    (add_reserved, "ioas", 4, ("ioas",)),
-    (check_refs, "map", 16, ()),
-    (memory_limit, "ioas", 1, ()),
-    (drop, "process", 3, ()),
-    (fresh, "process", 8, ("dropped",)),
-    (vmpin, "any", 8, ()),
-    (checksums, "any", 2, ()),
+OPS = [
+    Op(ioas_alloc, "ioas", 8, ()),
+    Op(destroy, "any", 22, ()),
+    Op(ioas_map, "map", 50, ("ioas",)),
+    Op(ioas_map_file, "map", 14, ("ioas",)),
+    Op(ioas_copy, "map", 14, ("ioas",)),
+    Op(ioas_unmap, "map", 24, ("ioas",)),
+    Op(allow_iovas, "ioas", 6, ("ioas",)),
+    Op(iova_ranges, "ioas", 6, ("ioas",)),
+    Op(option, "ioas", 8, ("ioas",)),
+    Op(vfio_ioas, "vfio", 8, ("ioas",)),
+    Op(change_process, "ioas", 2, ()),
+    Op(get_pa, "ioas", 1, ("ioas",)),
+    Op(add_reserved, "ioas", 4, ("ioas",)),
+    Op(check_refs, "map", 16, ()),
+    Op(memory_limit, "ioas", 1, ()),
+    Op(drop, "process", 3, ()),
+    Op(fresh, "process", 8, ("dropped",)),
+    Op(vmpin, "any", 8, ()),
+    Op(checksums, "any", 2, ()),
 ]

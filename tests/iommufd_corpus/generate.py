@@ -91,12 +91,10 @@ class Session:
                 yield ["PASID_DETACH", [call[1][0], 0, pasid]]
 
     def _next(self) -> Call:
-        state, prefer = self.state, THEMES[self.theme]
-        present = state.present()
-        able = [op for op in OPS if not op[3] or present.intersection(op[3]) or state.chance(4)]
-        weights = [op[2] * prefer.get(op[1], 1) * self._want(op[0]) for op in able]
-        make: Callable[[State], Call] = state.rng.choices(able, weights)[0][0]
-        return make(state)
+        prefer = THEMES[self.theme]
+        present = self.state.present()
+        op = self.state.op(OPS, present, lambda op: op.weight * prefer.get(op.group, 1) * self._want(op.make))
+        return op.make(self.state)
 
     def _want(self, make: Callable[[State], Call]) -> float:
         kind = MAKERS.get(make)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from iommufd_corpus.state import Area, Call, State, changes, failed
+from corpus.choices import changes, failed
+
+from iommufd_corpus.state import Area, Call, State
 from iommufd_corpus.wire import LAYOUTS
 
 

@@ -8,33 +8,15 @@ something stale, which is wanted now and then anyway.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from random import Random
 from typing import Any
+
+from corpus.choices import HALF as HALF
+from corpus.choices import PAGE as PAGE
+from corpus.choices import Call as Call
+from corpus.choices import Choices
 
 A0 = 0x100_0000  # the mock aperture
 A1 = 0x7FFF_FFFF
-PAGE = 4096
-HALF = 2048  # the mock's smallest IO page
-NASTY = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    8,
-    16,
-    0x40,
-    HALF,
-    PAGE - 1,
-    PAGE,
-    1 << 19,
-    1 << 31,
-    0xFFFF_FFFF,
-    1 << 63,
-    2**64 - PAGE,
-    2**64 - 1,
-)
 
 
 class Area:
@@ -44,18 +26,17 @@ class Area:
         self.iova, self.length, self.buffer, self.offset = iova, length, buffer, offset
 
 
-class State:
+class State(Choices):
     """Objects by id, files by name, and the session's random numbers."""
 
     def __init__(self, seed: int, theme: str) -> None:
-        self.rng = Random(seed)
+        super().__init__(seed)
         self.theme = theme
         self.fine = self.chance(30)  # places and lengths smaller than a page
         self.kinds: dict[int, str] = {}
         self.info: dict[int, dict[str, Any]] = {}
         self.gone: list[int] = []
         self.areas: dict[int, list[Area]] = {}
-        self.files: dict[str, str] = {}  # name -> kind
         self.views: list[str] = []
         self.regions: list[tuple[int, int]] = []
         self.items: dict[str, list[int]] = {}  # access -> items
@@ -66,12 +47,6 @@ class State:
         self.pasids: dict[int, dict[int, int]] = {}  # stdev -> pasid -> the hwpt that may be attached
 
     # ---- choices
-
-    def chance(self, percent: float) -> bool:
-        return self.rng.random() * 100 < percent
-
-    def one(self, *choices: Any) -> Any:
-        return self.rng.choice(choices)
 
     def of(self, *kinds: str) -> list[int]:
         return [n for n, kind in self.kinds.items() if kind in kinds]
@@ -116,9 +91,6 @@ class State:
         """A device; preferably one that can report *what*."""
         able = self.can_report(what)
         return self.rng.choice(able) if able and self.chance(90) else self.id("idev")
-
-    def of_files(self, *kinds: str) -> list[str]:
-        return [name for name, kind in self.files.items() if kind in kinds]
 
     def area(self, ioas: int) -> Area | None:
         areas = self.areas.get(ioas)
@@ -180,24 +152,3 @@ class State:
     def unmapped(self, ioas: int, iova: int, length: int) -> None:
         areas = self.areas.get(ioas, [])
         self.areas[ioas] = [a for a in areas if not (iova <= a.iova and a.iova + a.length <= iova + length)]
-
-
-def changes(answer: Any) -> tuple[Any, dict[str, Any]]:
-    """Result of an ioctl, and what it changed."""
-    if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], dict):
-        return answer[0], answer[1]
-    return answer, {}
-
-
-def failed(answer: Any) -> bool:
-    return isinstance(changes(answer)[0], str)
-
-
-def flags(state: State, *each: tuple[int, float]) -> int:
-    """Flag bits, each with its chance in percent; now and then one that nobody knows."""
-    word = sum(bit for bit, percent in each if state.chance(percent))
-    return word | (state.one(1 << 4, 1 << 5, 1 << 31) if state.chance(1) else 0)
-
-
-Call = list[Any]
-Values = Sequence[Any]
