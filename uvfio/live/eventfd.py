@@ -3,7 +3,8 @@
 A client's eventfd: ``struct eventfd_ctx`` for the modelled kernel.
 
 It is a duplicate of the client's fd, so it lives on when the client closes its own,
-and every waiter (poll, epoll, io threads, KVM) is woken by the host's kernel.
+and every waiter (poll, epoll, io threads, KVM) is woken by the host's kernel. Difference
+from Linux: what it holds when a watch begins is taken at once, not with the next signal.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from uvfio.linux.iommufd.objects import iommufd_ctx_put as iommufd_ctx_put
 from uvfio.linux.iommufd.private import IommufdCtx, IommufdUcmd
 from uvfio.linux.kernel.bug import WARN_ON
 from uvfio.linux.kernel.chrdev import misc_register
-from uvfio.linux.kernel.fs import File, FileOperations, Vma, fget, fput, get_file
+from uvfio.linux.kernel.fs import PROT_EXEC, File, FileOperations, Vma, fget, fput, get_file
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_struct_from_user, get_user_u32
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.struct import kfree, kzalloc
@@ -40,7 +40,6 @@ from uvfio.uapi.iommufd_test import IOMMU_TEST_CMD, iommu_test_cmd
 
 IOMMUFD_MINOR = 258
 IOMMUFD_CMD_BASE = 0x80
-PROT_EXEC = 4
 
 
 class IoctlOp:

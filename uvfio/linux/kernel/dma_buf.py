@@ -52,6 +52,7 @@ class DmaBufFileOperations(FileOperations):
     """``dma_buf_fops``."""
 
     name = "dmabuf"
+    positions = False
 
     def llseek(self, file: File, offset: int, whence: int) -> int:
         if offset != 0 or whence not in (SEEK_SET, SEEK_END):

@@ -11,7 +11,7 @@ only :func:`__fput_sync` releases on the spot.
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EBADF, EINVAL, ENODEV, ENOTTY, ESPIPE
+from errno import EBADF, EINVAL, ENODEV, ENOTTY, EPERM, ESPIPE
 from typing import Any
 
 from uvfio.linux.kernel.refcount import Refcount
@@ -19,6 +19,7 @@ from uvfio.runtime.errors import Errno
 from uvfio.runtime.task import current
 
 O_CLOEXEC = 0o2000000
+PROT_EXEC = 4
 
 
 class Vma:
@@ -63,6 +64,7 @@ class FileOperations:
 
     def mmap(self, file: File, vma: Vma) -> None:
         """Check and note a mapping about to be made."""
+        path_noexec(file, vma)
         raise Errno(ENODEV)
 
     def poll(self, file: File) -> int:
@@ -93,6 +95,12 @@ class File:
         """What ``poll(2)`` says of the file may be another thing now."""
         if self.on_poll is not None:
             self.on_poll(self.f_op.poll(self))
+
+
+def path_noexec(file: File, vma: Vma) -> None:
+    """Errno EPERM: nothing that an anonymous inode has is executed."""
+    if vma.prot & PROT_EXEC and file.cdev is None:
+        raise Errno(EPERM)
 
 
 def anon_inode_getfile(name: str, f_op: FileOperations, private_data: Any, flags: int = 0) -> File:

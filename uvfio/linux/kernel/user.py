@@ -31,17 +31,26 @@ class Eventfd(FileOperations):
     """An eventfd made inside the machine; also its own ``struct eventfd_ctx``."""
 
     name = "[eventfd]"
+    positions = False
 
     def __init__(self) -> None:
         self.count = 0
         self.watchers: list[Callable[[], None]] = []
 
     def signal(self, n: int = 1) -> None:
-        current().runtime.note("eventfd_signal", self)
-        self.count += n
+        task = current()
+        task.runtime.note("eventfd_signal", self)
+        task.task_works += self.add(n)  # who watches may sleep, and this may not
+
+    def add(self, n: int) -> list[Callable[[], None]]:
+        """Who watches takes all that is there, and must be called."""
+        self.count = 0 if self.watchers else self.count + n
+        return list(self.watchers)
 
     def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
         self.watchers.append(woken)
+        if self.count:
+            woken()
         return lambda: self.watchers.remove(woken)
 
     def put(self) -> None:
@@ -124,9 +133,7 @@ class UserProcess:
         return count
 
     def eventfd_write(self, fd: int, n: int = 1) -> None:
-        ctx = self.files.eventfd(fd)
-        ctx.count += n
-        for woken in list(ctx.watchers):
+        for woken in self.files.eventfd(fd).add(n):
             woken()
 
     def ioctl(self, fd: int, cmd: int, arg: int = 0) -> int:
@@ -156,6 +163,20 @@ class UserProcess:
         if not file.f_op.positions:
             raise Errno(ESPIPE)
         return self._transfer_out(file, data, offset)
+
+    def pread_at(self, fd: int, addr: int, n: int, offset: int) -> int:
+        """As :meth:`pread`, into the process's memory at *addr*; how many bytes."""
+        file = self.files.get(fd)
+        if not file.f_op.positions:
+            raise Errno(ESPIPE)
+        return self._with(file, lambda: file.f_op.read(file, addr, n, offset))
+
+    def pwrite_at(self, fd: int, addr: int, n: int, offset: int) -> int:
+        """As :meth:`pwrite`, from the process's memory at *addr*."""
+        file = self.files.get(fd)
+        if not file.f_op.positions:
+            raise Errno(ESPIPE)
+        return self._with(file, lambda: file.f_op.write(file, addr, n, offset))
 
     def poll(self, fd: int) -> int:
         """The poll bits that hold now."""

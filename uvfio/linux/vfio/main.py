@@ -19,7 +19,7 @@ from uvfio.linux.iommu.private import IOMMU_CAP_ENFORCE_CACHE_COHERENCY
 from uvfio.linux.iommufd import access
 from uvfio.linux.kernel.bug import WARN_ON, lockdep_assert_held
 from uvfio.linux.kernel.chrdev import alloc_chrdev_region
-from uvfio.linux.kernel.fs import File, FileOperations, Vma
+from uvfio.linux.kernel.fs import File, FileOperations, Vma, path_noexec
 from uvfio.linux.kernel.module import (
     Module,
     export_symbol,
@@ -111,6 +111,7 @@ class VfioDeviceFops(FileOperations):
         return device.ops.write(device, buf, count, pos)
 
     def mmap(self, file: File, vma: Vma) -> None:
+        path_noexec(file, vma)
         device = self._granted(file)
         device.ops.mmap(device, vma, file)
 
@@ -396,13 +397,13 @@ def vfio_get_region_info(device: VfioDevice, arg: int) -> int:
     if info.argsz < vfio_region_info.size_of:
         raise Errno(EINVAL)
     caps = device.ops.get_region_info_caps(device, info)
-    info.cap_offset = 0
     tail = b""
     if caps:
         info.flags |= VFIO_REGION_INFO_FLAG_CAPS
         chain = vfio_info_cap_chain(caps, vfio_region_info.size_of)
         if info.argsz < vfio_region_info.size_of + len(chain):
             info.argsz = vfio_region_info.size_of + len(chain)
+            info.cap_offset = 0
         else:
             info.cap_offset = vfio_region_info.size_of
             tail = chain
