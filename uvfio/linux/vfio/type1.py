@@ -318,7 +318,11 @@ def vfio_iommu_type1_dirty_pages(iommu: VfioIommu, arg: int) -> int:
         vfio_iommu_type1_get_bitmap(iommu, arg + fixed)
         return 0
     with iommu.lock:
-        iommu.dirty_page_tracking = bool(dirty.flags & VFIO_IOMMU_DIRTY_PAGES_FLAG_START)
+        start = bool(dirty.flags & VFIO_IOMMU_DIRTY_PAGES_FLAG_START)
+        if start and not iommu.dirty_page_tracking:
+            for dma in iommu.dma_list.overlapping(0, U64_MAX):
+                dma.populate_bitmap(0)
+        iommu.dirty_page_tracking = start
     return 0
 
 

@@ -4,9 +4,7 @@ The mappings of a type1 container. Mirrors the middle of ``drivers/vfio/vfio_iom
 
 Differences from Linux: a mapping is pinned as a whole, so a failure leaves nothing of it;
 a range is memory or the mmap of a BAR, not both; every page of a mapping that is in a
-domain is reported dirty, as for all groups whose driver does not pin explicitly; behind
-the last page of a mapping a dirty bitmap is zero, where Linux leaves bits of earlier
-queries in the rest of the word.
+domain is reported dirty, as for all groups whose driver does not pin explicitly.
 
 Memory is pinned as a whole when there is a domain, and where there is none, page by page
 when the driver of an emulated device asks (``type1_pin.py``).
@@ -66,7 +64,7 @@ class VfioPfn:
 class VfioDma:
     """``struct vfio_dma``: one MAP_DMA, from *start* to *last* inclusive."""
 
-    __slots__ = ("dirty", "last", "locked", "mm", "pages", "pfn_list", "prot", "start", "vaddr", "vaddr_invalid")
+    __slots__ = ("bitmap", "last", "locked", "mm", "pages", "pfn_list", "prot", "start", "vaddr", "vaddr_invalid")
 
     def __init__(self, iova: int, size: int, vaddr: int, prot: int, mm: Mm) -> None:
         self.start = iova
@@ -78,11 +76,21 @@ class VfioDma:
         self.locked = 0  # pages accounted to mm
         self.vaddr_invalid = False
         self.pfn_list: dict[int, VfioPfn] = {}  # by IOVA
-        self.dirty: set[int] = set()  # IOVAs of pages that were pinned or written since the last query
+        self.bitmap = 0  # pages that were pinned or written since the last query, and what that left behind them
 
     @property
     def size(self) -> int:
         return self.last - self.start + 1
+
+    def set_dirty(self, iova: int, last: int) -> None:
+        for page in range((iova - self.start) // PAGE_SIZE, (last - self.start) // PAGE_SIZE + 1):
+            self.bitmap |= 1 << page
+
+    def populate_bitmap(self, kept: int) -> None:
+        """Pages that are pinned are dirty from the start; *kept* is what else there is."""
+        self.bitmap = kept
+        for iova in self.pfn_list:
+            self.set_dirty(iova, iova)
 
 
 @kstruct()
@@ -316,15 +324,21 @@ def vfio_iova_dirty_bitmap(iommu: VfioIommu, iova: int, size: int, data: int) ->
 
 
 def update_user_bitmap(iommu: VfioIommu, dma: VfioDma, base: int, data: int) -> None:
-    """Set the bits of *dma* in the bitmap that starts at the address *base*."""
-    first = (dma.start - base) // iommu.pgsize
+    """
+    Set the bits of *dma* in the bitmap that starts at the address *base*. As Linux does,
+    it shifts the bits where they are kept, and adds the user's first word to them: what
+    is then behind the last page stays, and shows in the next answer.
+    """
     nbits = dma.size // iommu.pgsize
-    word, shift = divmod(first, 64)
-    bits = ((1 << nbits) - 1) << shift
-    if not iommu.domain_list:
-        bits = sum(1 << ((page - dma.start) // iommu.pgsize + shift) for page in dma.dirty)
-    dma.dirty = set(dma.pfn_list)
-    # Another mapping may have its bits in the first word.
+    word, shift = divmod((dma.start - base) // iommu.pgsize, 64)
+    words = -(-(nbits + shift) // 64)
+    inside = (1 << 64 * words) - 1
+    bits = dma.bitmap
+    if iommu.domain_list:
+        bits |= (1 << nbits) - 1
     if shift:
-        bits |= int.from_bytes(copy_from_user(data + word * 8, 8), "little") & ((1 << shift) - 1)
-    copy_to_user(data + word * 8, bits.to_bytes(-(-(nbits + shift) // 64) * 8, "little"))
+        # Another mapping may have its bits in the first word.
+        shared = int.from_bytes(copy_from_user(data + word * 8, 8), "little")
+        bits = bits & ~inside | bits << shift & inside | shared
+    copy_to_user(data + word * 8, (bits & inside).to_bytes(words * 8, "little"))
+    dma.populate_bitmap(bits >> nbits << nbits)

@@ -67,7 +67,7 @@ def _pin_page(iommu: type1_dma.VfioIommu, iova: int, prot: int) -> Any:
             raise
         vpfn = dma.pfn_list[iova] = type1_dma.VfioPfn(page, npages)
     vpfn.ref_count += 1
-    dma.dirty.add(iova)
+    dma.set_dirty(iova, iova)
     return vpfn.page
 
 
@@ -109,7 +109,7 @@ def vfio_iommu_type1_dma_rw(iommu: type1_dma.VfioIommu, iova: int, length: int, 
                 data += dma.mm.read(dma.vaddr + at - dma.start, end - at + 1)
             else:
                 dma.mm.write(dma.vaddr + at - dma.start, write[at - iova : end - iova + 1])
-                dma.dirty.update(range(at & -type1_dma.PAGE_SIZE, end + 1, type1_dma.PAGE_SIZE))
+                dma.set_dirty(at, end)
             at = end + 1
     return data
 
