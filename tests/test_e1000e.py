@@ -65,7 +65,7 @@ def test_a_frame_comes_back(extended: bool) -> None:
     assert nic.received() == (3, 0, FRAME)
     assert (nic.read(0x3810), nic.read(0x2810)) == (1, 1)
     assert nic.slot.memory[TX + 12] & 1  # done
-    assert nic.read(0xC0) == 1 << 0 | 1 << 7 | 1 << 20 | 1 << 22
+    assert nic.read(0xC0) == 1 << 31 | 1 << 0 | 1 << 7 | 1 << 20 | 1 << 22
 
 
 def test_one_frame_of_several_descriptors_and_a_context() -> None:
@@ -130,7 +130,7 @@ def test_without_a_buffer_it_is_lost() -> None:
     nic.write(0x2818, 0)
     nic.put(FRAME)
     nic.send()
-    assert nic.read(0xC0) == 1 << 0 | 1 << 6 | 1 << 22
+    assert nic.read(0xC0) == 1 << 31 | 1 << 0 | 1 << 6 | 1 << 22
 
 
 def test_it_interrupts() -> None:

@@ -165,11 +165,14 @@ def test_dma_addresses_have_28_bits(edu: Edu) -> None:
     assert edu.upstream.seen == [0x40, 0x80]
 
 
-def test_blocked_dma_reads_ones_and_writes_nothing(edu: Edu) -> None:
+def test_blocked_dma_reads_zeros_writes_nothing_and_holds_up_no_other_page(edu: Edu) -> None:
+    edu.upstream.memory[:] = b"\xaa" * 8192
+    edu.buffer[:] = b"\x55" * 4096
     transfer(edu, 8000, BUFFER, 4096, 1)
-    assert edu.buffer == b"\xff" * 4096
+    assert edu.buffer == b"\xaa" * 192 + bytes(4096 - 192)
+    edu.buffer[:] = b"\x55" * 4096
     transfer(edu, BUFFER, 8000, 4096, 3)
-    assert edu.upstream.memory == bytes(8192)
+    assert edu.upstream.memory == b"\xaa" * 8000 + b"\x55" * 192
 
 
 @pytest.mark.parametrize("dst", [BUFFER - 1, BUFFER + 4090, 0])

@@ -199,6 +199,7 @@ def test_pci_testdev_counts_matching_writes() -> None:
     assert name == b"mmio-no-eventfd\0"
     device.bar_write(0, 0x800, 1, 0xFA)
     device.bar_write(0, 0x801, 1, 0xFA)
+    device.bar_write(0, 0x800, 1, 0xFB)
     assert device.bar_read(0, 12, 4) == 1
     device.bar_write(1, 0, 1, 2)
     assert device.bar_read(1, 0, 1) == 5

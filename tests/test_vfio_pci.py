@@ -103,6 +103,9 @@ def test_only_set_irqs_enables_msi() -> None:
         user.pwrite(device, b"\x81", flags)
         assert user.pread(device, 1, flags) == b"\x81"
         write32(user, device, RAISE, 1)
+        assert user.eventfd_read(eventfd) == 0  # a message is a write to memory
+        user.pwrite(device, b"\x07", CONFIG + 4)
+        write32(user, device, RAISE, 1)
         assert user.eventfd_read(eventfd) == 1
 
     with_device(test)

@@ -7,8 +7,11 @@ capabilities, AER and serial number), the same BARs, reset values, and interrupt
 their cause registers (ICR, ICS, IMS, IMC, and IVAR for MSI-X). All differences:
 
 * packets go nowhere but back (``e1000e_rings.py``); the PHY and the EEPROM do not answer;
-* CTRL resets; every other register holds what was written;
-* accesses other than of 4 bytes read 0 and are dropped.
+* CTRL resets, which QEMU's does not when it comes back from D3hot; every other register
+  holds what was written;
+* the flash is empty.
+
+As in QEMU's, a narrow access is one of the whole register that it lies in.
 """
 
 from __future__ import annotations
@@ -38,8 +41,12 @@ RESET_VALUES = {
 
 # Cause bit in ICR: where IVAR says which MSI-X vector it has.
 MSIX_CAUSES = {20: 0, 21: 4, 22: 8, 23: 12, 24: 16}
+ASSERTED, OTHER = 1 << 31, 1 << 24  # there is any cause; there is one of these:
+OTHER_CAUSES = 0x7_0244
+MASKABLE = 0x1F7_82D7
 IVAR_VALID = 0x8
 CTRL, CTRL_RST = 0x0, 1 << 26
+WORDS = (0, 2)  # BARs whose registers are 4 bytes wide, whatever the access
 
 
 class E1000e(PciDevice):
@@ -62,8 +69,8 @@ class E1000e(PciDevice):
         "tail at 0x18). Other registers keep what is written and do nothing. BAR 2 reaches all of BAR 0.",
     )
 
-    ICR = Register(0xC0, "w1c", doc="interrupt causes; a read clears them")
-    ICS = Register(0xC8, "wo", doc="set these causes")
+    ICR = Register(0xC0, "w1c", doc="interrupt causes; a read clears them but for MSI-X")
+    ICS = Register(0xC8, "rw", doc="set these causes; reads as ICR")
     IMS = Register(0xD0, "rw", doc="causes that interrupt; writing sets bits")
     IMC = Register(0xD8, "wo", doc="clear these bits of IMS")
     IVAR = Register(0xE4, "rw", doc="MSI-X vector of each kind of cause")
@@ -74,6 +81,7 @@ class E1000e(PciDevice):
         super().__init__()
         self.others = dict(RESET_VALUES)
         self.rings = E1000eRings(self)
+        self.sent = 0  # causes of which a message has been sent
 
     def add_capabilities(self, config: PciConfig) -> None:
         config.add_capability(PCI_CAP_ID_PM, 0xC8, bytes.fromhex("220000000000"), bytes.fromhex("0000031f0000"))
@@ -91,6 +99,7 @@ class E1000e(PciDevice):
 
     def reset(self) -> None:
         super().reset()
+        self.sent = 0
         self.others = dict(RESET_VALUES)
         self.rings.reset()
 
@@ -99,52 +108,71 @@ class E1000e(PciDevice):
         self.reset_registers()
         self.others = dict(RESET_VALUES)
         self.rings.reset()
-        self.update_line()
+        self.update_interrupts()
 
     def bar_read(self, bar: int, off: int, size: int) -> int:
-        if bar == 0 and (0, off) not in self.registers:
-            return self.others.get(off, 0) if size == 4 else 0
-        return super().bar_read(bar, off, size)
+        if bar not in WORDS:
+            return super().bar_read(bar, off, size)
+        if size == 8:
+            return self.word_read(bar, off) | self.word_read(bar, off + 4) << 32
+        return self.word_read(bar, off & ~3) & (1 << 8 * size) - 1
 
     def bar_write(self, bar: int, off: int, size: int, value: int) -> None:
+        if bar not in WORDS:
+            super().bar_write(bar, off, size, value)
+        elif size == 8:
+            self.word_write(bar, off, value & 0xFFFF_FFFF)
+            self.word_write(bar, off + 4, value >> 32)
+        else:
+            self.word_write(bar, off & ~3, value)
+
+    def word_read(self, bar: int, off: int) -> int:
         if bar == 0 and (0, off) not in self.registers:
-            if size == 4 and off == CTRL and value & CTRL_RST:
+            return self.others.get(off, 0)
+        return super().bar_read(bar, off, 4)
+
+    def word_write(self, bar: int, off: int, value: int) -> None:
+        if bar == 0 and (0, off) not in self.registers:
+            if off == CTRL and value & CTRL_RST:
                 self.reset_mac()
-            elif size == 4:
+            else:
                 self.others[off] = value
                 self.rings.written(off)
         else:
-            super().bar_write(bar, off, size, value)
+            super().bar_write(bar, off, 4, value)
 
     @ICR.on_read
     def read_causes(self) -> int:
-        causes, self.ICR = self.ICR, 0
-        self.update_line()
+        causes = self.ICR
+        if not self.IMS or not self.msix_enabled:
+            self.ICR = 0
+        self.update_interrupts()
         return causes
 
     @ICR.on_write
     def clear_causes(self, causes: int) -> None:
-        self.ICR &= ~causes
-        self.update_line()
+        self.ICR &= ~(causes | (OTHER_CAUSES if causes & OTHER else 0))
+        self.update_interrupts()
+
+    @ICS.on_read
+    def read_set_causes(self) -> int:
+        return self.ICR
 
     @ICS.on_write
-    def set_causes(self, causes: int) -> None:
-        self.cause(causes)
-
     def cause(self, causes: int) -> None:
         """Note *causes*, and interrupt for those that are not masked."""
         self.ICR |= causes
-        self.interrupt(causes & self.IMS)
+        self.update_interrupts()
 
     @IMS.on_write
     def unmask(self, causes: int) -> None:
-        self.IMS |= causes
-        self.interrupt(self.ICR & causes)
+        self.IMS |= causes & MASKABLE
+        self.update_interrupts()
 
     @IMC.on_write
     def mask(self, causes: int) -> None:
         self.IMS &= ~causes
-        self.update_line()
+        self.update_interrupts()
 
     @IODATA.on_read
     def read_indirect(self) -> int:
@@ -154,17 +182,23 @@ class E1000e(PciDevice):
     def write_indirect(self, value: int) -> None:
         self.bar_write(0, self.IOADDR, 4, value)
 
-    def interrupt(self, causes: int) -> None:
-        """Send what the enabled kind of interrupt sends for *causes*."""
+    def update_interrupts(self) -> None:
+        """The causes or their mask have changed: a message for each cause that is new, or the line."""
+        if self.msix_enabled and self.ICR & OTHER_CAUSES:
+            self.ICR |= OTHER
+        self.ICR = self.ICR & ~ASSERTED | (ASSERTED if self.ICR & ~ASSERTED else 0)
+        pending = self.ICR & self.IMS
+        new = pending & ~self.sent
+        self.sent = self.sent & pending
+        messages = self.msi_enabled or self.msix_enabled
+        self.set_intx(bool(pending) and not messages)
+        if not messages or not new:
+            return
+        self.sent |= new
         if self.msix_enabled:
             for bit, shift in MSIX_CAUSES.items():
                 entry = self.IVAR >> shift
-                if causes >> bit & 1 and entry & IVAR_VALID:
+                if new >> bit & 1 and entry & IVAR_VALID:
                     self.raise_msix(entry & 0x7)
-        elif causes and self.msi_enabled:
+        else:
             self.raise_msi(0)
-        self.update_line()
-
-    def update_line(self) -> None:
-        messages = self.msi_enabled or self.msix_enabled
-        self.set_intx(bool(self.ICR & self.IMS) and not messages)

@@ -11,6 +11,8 @@ All differences from QEMU's:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from uvfio.devices.kit import PciBar, PciDevice, Register
 
 FACTORIAL_IRQ = 0x1
@@ -22,6 +24,7 @@ DMA_RAISE_IRQ = 0x4
 
 BUFFER = 0x40000
 BUFFER_SIZE = 4096
+PAGE = 4096
 DMA_MASK = (1 << 28) - 1
 
 
@@ -99,13 +102,26 @@ class Edu(PciDevice):
 
     def copy_to_host(self, src: int, iova: int, n: int) -> None:
         if in_buffer(src, n):
-            start = src - BUFFER
-            self.dma_write(iova, memoryview(self.buffer)[start : start + n])
+            for at, count in pages(iova, n):
+                start = src - BUFFER + at - iova
+                self.dma_write(at, memoryview(self.buffer)[start : start + count])
 
     def copy_from_host(self, iova: int, dst: int, n: int) -> None:
         if in_buffer(dst, n):
-            start = dst - BUFFER
-            self.buffer[start : start + n] = self.dma_read(iova, n)
+            for at, count in pages(iova, n):
+                start = dst - BUFFER + at - iova
+                piece = memoryview(self.buffer)[start : start + count]
+                if not self.dma_read_into(at, piece):
+                    piece[:] = bytes(count)
+
+
+def pages(iova: int, n: int) -> Iterator[tuple[int, int]]:
+    """What is to be moved, page by page: one that is not mapped reads as zeros, and holds up no other."""
+    end = iova + n
+    while iova < end:
+        following = min(end, (iova | PAGE - 1) + 1)
+        yield iova, following - iova
+        iova = following
 
 
 def in_buffer(addr: int, n: int) -> bool:

@@ -170,7 +170,9 @@ class PciDevice:
             half[0].half_write(self, half[1], value)
 
     def config_written(self, off: int, size: int) -> None:
-        """Configuration space was written from outside."""
+        """Configuration space was written from outside. Who sends messages lets go of the line."""
+        if self.msi_enabled or self.msix_enabled:
+            self.set_intx(False)
         if self.msix_state is not None and self.msix_enabled:
             self._send(self.msix_state.released())
         if self.sriov is not None:

@@ -152,8 +152,12 @@ class PciDev(Device):
         return bool(self.irqs.line)
 
     def raise_msi(self, vector: int) -> None:
-        """From the device: message *vector*, by MSI or MSI-X, whichever is enabled."""
-        self.irqs.raise_msi(vector)
+        """
+        From the device: message *vector*, by MSI or MSI-X, whichever is enabled. It is a
+        write to memory, and lost where the function may not make any.
+        """
+        if self.config.read(PCI_COMMAND, 2) & PCI_COMMAND_MASTER:
+            self.irqs.raise_msi(vector)
 
     def set_intx(self, level: bool) -> None:
         """From the device: drive the INTx pin."""
