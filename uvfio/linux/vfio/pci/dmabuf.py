@@ -92,13 +92,13 @@ def vfio_pci_core_feature_dma_buf(core: VfioPciCoreDevice, flags: int, arg: int,
         raise Errno(EINVAL)
     if wanted.region_index >= VFIO_PCI_ROM_REGION_INDEX or not core.pdev.bars[wanted.region_index].size:
         raise Errno(ENODEV)
-    if core.pdev.bars[wanted.region_index].kind == "io":
-        raise Errno(EINVAL)
     one = vfio_region_dma_range
     if wanted.nr_ranges * one.size_of > KMALLOC_MAX_SIZE:
         raise Errno(ENOMEM)
     raw = copy_from_user(arg + head.size_of, wanted.nr_ranges * one.size_of)
     ranges = [one.unpack(raw[at : at + one.size_of]) for at in range(0, len(raw), one.size_of)]
+    if core.pdev.bars[wanted.region_index].kind == "io":
+        raise Errno(EINVAL)
     size = validate_dmabuf_input(core.pdev.bars[wanted.region_index].size, ranges)
     memory: PinnedPages | None = None
     if len(ranges) == 1:
@@ -120,9 +120,9 @@ def vfio_pci_core_feature_dma_buf(core: VfioPciCoreDevice, flags: int, arg: int,
 def validate_dmabuf_input(bar_size: int, ranges: list[vfio_region_dma_range]) -> int:
     """The sum of the lengths."""
     total = 0
+    if any(not each.length or (each.offset | each.length) & (PAGE_SIZE - 1) for each in ranges):
+        raise Errno(EINVAL)
     for each in ranges:
-        if not each.length or (each.offset | each.length) & (PAGE_SIZE - 1):
-            raise Errno(EINVAL)
         if each.offset + each.length > U64_MAX:
             raise Errno(EOVERFLOW)
         if each.offset + each.length > bar_size:

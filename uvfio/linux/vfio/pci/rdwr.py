@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from errno import EEXIST, EINVAL, EIO, ENODEV, ENOSPC
 
+from uvfio.linux.kernel.bug import lockdep_assert_held
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
 from uvfio.linux.vfio import virqfd
 from uvfio.linux.vfio.pci import config
@@ -57,7 +58,6 @@ def vfio_pci_core_do_io_rw(core: VfioPciCoreDevice, index: int, offset: int, dat
     Move *data* to or from the BAR in naturally aligned pieces. The table of MSI-X is
     the kernel's: it reads as ones, and what is written to it is dropped.
     """
-    model = core.pdev.model
     hidden, visible = 0, 0
     if index == core.msix_bar:
         hidden, visible = core.msix_offset, core.msix_offset + core.msix_size
@@ -65,12 +65,6 @@ def vfio_pci_core_do_io_rw(core: VfioPciCoreDevice, index: int, offset: int, dat
     at = offset
     core.memory_lock.down_read()
     try:
-        if core.pdev.bars[index].kind == "io":
-            if not core.pdev.config.read(PCI_COMMAND, 2) & PCI_COMMAND_IO:
-                data[:] = b"\xff" * len(data)  # nobody answers at a port
-                return
-        elif not config.vfio_pci_memory_enabled(core):
-            raise Errno(EIO)
         while at < end:
             if hidden <= at < visible:
                 size = min(end, visible) - at
@@ -81,13 +75,44 @@ def vfio_pci_core_do_io_rw(core: VfioPciCoreDevice, index: int, offset: int, dat
                 size = next(n for n in (8, 4, 2, 1) if n <= room and at % n == 0)
                 if write:
                     piece = data[at - offset : at - offset + size]
-                    model.bar_write(index, at, size, int.from_bytes(piece, "little"))
+                    vfio_pci_core_iowrite(core, index, at, size, int.from_bytes(piece, "little"))
                 else:
-                    value = model.bar_read(index, at, size)
+                    value = vfio_pci_core_ioread(core, index, at, size)
                     data[at - offset : at - offset + size] = value.to_bytes(size, "little")
             at += size
     finally:
         core.memory_lock.up_read()
+
+
+def vfio_pci_core_ioread(core: VfioPciCoreDevice, index: int, at: int, size: int) -> int:
+    """Errno EIO while the device's memory does not decode; at a port nobody answers then."""
+    lockdep_assert_held(core.memory_lock)
+    model = core.pdev.model
+    if not _decodes(core, index):
+        return (1 << 8 * size) - 1
+    if size == 8 and core.pdev.bars[index].kind == "io":  # a port is 4 bytes wide
+        return model.bar_read(index, at, 4) | model.bar_read(index, at + 4, 4) << 32
+    return model.bar_read(index, at, size)
+
+
+def vfio_pci_core_iowrite(core: VfioPciCoreDevice, index: int, at: int, size: int, value: int) -> None:
+    lockdep_assert_held(core.memory_lock)
+    model = core.pdev.model
+    if not _decodes(core, index):
+        return
+    if size == 8 and core.pdev.bars[index].kind == "io":
+        model.bar_write(index, at, 4, value & 0xFFFF_FFFF)
+        model.bar_write(index, at + 4, 4, value >> 32)
+    else:
+        model.bar_write(index, at, size, value)
+
+
+def _decodes(core: VfioPciCoreDevice, index: int) -> bool:
+    if core.pdev.bars[index].kind == "io":
+        return bool(core.pdev.config.read(PCI_COMMAND, 2) & PCI_COMMAND_IO)
+    if not config.vfio_pci_memory_enabled(core):
+        raise Errno(EIO)
+    return True
 
 
 def vfio_pci_mmap_access(core: VfioPciCoreDevice, pos: int, size: int, value: int | None) -> int:
@@ -111,11 +136,14 @@ def vfio_pci_mmap_access(core: VfioPciCoreDevice, pos: int, size: int, value: in
 
 
 def vfio_pci_ioeventfd_handler(core: VfioPciCoreDevice, ioeventfd: VfioPciIoeventfd) -> None:
-    data = bytearray(ioeventfd.data.to_bytes(8, "little")[: ioeventfd.count])
+    value = ioeventfd.data & (1 << 8 * ioeventfd.count) - 1
+    core.memory_lock.down_read()
     try:
-        vfio_pci_core_do_io_rw(core, ioeventfd.bar, ioeventfd.pos, data, True)
+        vfio_pci_core_iowrite(core, ioeventfd.bar, ioeventfd.pos, ioeventfd.count, value)
     except Errno:
         return  # nobody is there to be told that the memory does not decode
+    finally:
+        core.memory_lock.up_read()
 
 
 def vfio_pci_ioeventfd(core: VfioPciCoreDevice, offset: int, data: int, count: int, fd: int) -> None:
