@@ -4,6 +4,8 @@
 from uvfio.linux.base.pci_bus import PciBus as PciBus
 from uvfio.linux.base.pci_bus import pci_is_root_bus as pci_is_root_bus
 from uvfio.linux.base.pci_bus import pci_walk_bus as pci_walk_bus
+from uvfio.linux.base.pci_dev import PCI_D0 as PCI_D0
+from uvfio.linux.base.pci_dev import PCI_D3HOT as PCI_D3HOT
 from uvfio.linux.base.pci_dev import DmaFault as DmaFault
 from uvfio.linux.base.pci_dev import PciDev as PciDev
 from uvfio.linux.base.pci_dev import PciModel as PciModel
@@ -12,7 +14,9 @@ from uvfio.linux.base.pci_dev import pci_clear_master as pci_clear_master
 from uvfio.linux.base.pci_dev import pci_find_capability as pci_find_capability
 from uvfio.linux.base.pci_dev import pci_find_ext_capability as pci_find_ext_capability
 from uvfio.linux.base.pci_dev import pci_pcie_type as pci_pcie_type
+from uvfio.linux.base.pci_dev import pci_power_state as pci_power_state
 from uvfio.linux.base.pci_dev import pci_set_master as pci_set_master
+from uvfio.linux.base.pci_dev import pci_set_power_state as pci_set_power_state
 from uvfio.linux.base.pci_driver import PCI_ANY_ID as PCI_ANY_ID
 from uvfio.linux.base.pci_driver import PciBusType as PciBusType
 from uvfio.linux.base.pci_driver import PciDeviceId as PciDeviceId

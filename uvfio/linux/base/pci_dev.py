@@ -24,6 +24,7 @@ from uvfio.uapi.pci_regs import (
     PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
+    PCI_CAP_ID_PM,
     PCI_CAP_ID_SSVID,
     PCI_CAPABILITY_LIST,
     PCI_CFG_SPACE_EXP_SIZE,
@@ -37,6 +38,11 @@ from uvfio.uapi.pci_regs import (
     PCI_HEADER_TYPE,
     PCI_HEADER_TYPE_BRIDGE,
     PCI_HEADER_TYPE_MFD,
+    PCI_PM_CAP_D1,
+    PCI_PM_CAP_D2,
+    PCI_PM_CTRL,
+    PCI_PM_CTRL_STATE_MASK,
+    PCI_PM_PMC,
     PCI_REVISION_ID,
     PCI_SSVID_DEVICE_ID,
     PCI_SSVID_VENDOR_ID,
@@ -46,6 +52,8 @@ from uvfio.uapi.pci_regs import (
     PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
 )
+
+PCI_D0, PCI_D3HOT = 0, 3
 
 
 class DmaFault(Exception):
@@ -131,6 +139,7 @@ class PciDev(Device):
         self.subsystem_vendor, self.subsystem_device = _subsystem(self)
         self.revision = self.config.read(PCI_REVISION_ID, 1)
         self.class_code = self.config.read(PCI_CLASS_PROG, 3)
+        self.pm_cap = pci_find_capability(self, PCI_CAP_ID_PM)
         self.msi_cap = pci_find_capability(self, PCI_CAP_ID_MSI)
         self.msix_cap = pci_find_capability(self, PCI_CAP_ID_MSIX)
         self.irq = 0  # the line's number
@@ -257,6 +266,20 @@ def pci_find_ext_capability(dev: PciDev, cap_id: int) -> int:
             return at
         at = header >> 20 & ~3
     return 0
+
+
+def pci_power_state(dev: PciDev) -> int:
+    """``current_state``: D0 for a function that has no other."""
+    return dev.config.read(dev.pm_cap + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK if dev.pm_cap else 0
+
+
+def pci_set_power_state(dev: PciDev, state: int) -> None:
+    """Change to *state*, if the function has it."""
+    capable = dev.config.read(dev.pm_cap + PCI_PM_PMC, 2) if dev.pm_cap else 0
+    if not capable or (state == 1 and not capable & PCI_PM_CAP_D1) or (state == 2 and not capable & PCI_PM_CAP_D2):
+        return
+    control = dev.config.read(dev.pm_cap + PCI_PM_CTRL, 2)
+    dev.config.write(dev.pm_cap + PCI_PM_CTRL, 2, control & ~PCI_PM_CTRL_STATE_MASK | state)
 
 
 def pci_pcie_type(dev: PciDev) -> int | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EBUSY, EINVAL, ENOSPC
 
-from uvfio.linux.base.pci_dev import PciDev
+from uvfio.linux.base.pci_dev import PciDev, pci_power_state
 from uvfio.runtime.errors import Errno
 from uvfio.runtime.task import current
 from uvfio.uapi.pci_regs import (
@@ -103,9 +103,9 @@ def pci_irq_vectors(dev: PciDev, kind: str) -> int:
 
 
 def pci_alloc_irq_vectors(dev: PciDev, kind: str, n: int) -> None:
-    """Allocate *n* vectors and enable MSI or MSI-X. Errno ENOSPC, EBUSY."""
+    """Allocate *n* vectors and enable MSI or MSI-X. Errno ENOSPC, EBUSY, EINVAL."""
     irqs: PciIrqs = dev.irqs
-    if n < 1 or kind not in ("msi", "msix"):
+    if n < 1 or kind not in ("msi", "msix") or pci_power_state(dev):
         raise Errno(EINVAL)
     if irqs.kind != "intx":
         raise Errno(EBUSY, f"{dev.name} has {irqs.kind} vectors already")

@@ -2,35 +2,72 @@
 """
 Enabling, saving and resetting a function. Mirrors parts of ``drivers/pci/pci.c``.
 
-A reset keeps what the kernel saves and restores: the whole of configuration space. All
-differences from Linux: the methods are ``flr``, ``pm`` and ``bus``; which of them runs
-makes no difference to the model; there are no slots that could be reset.
+A reset keeps what the kernel saves and restores: the header, and what controls the
+capabilities that it knows. All differences from Linux: the methods are ``flr``, ``pm``
+and ``bus``; which of them runs makes no difference to the model; there are no slots that
+could be reset; the AER capability is not saved, as without CONFIG_PCIEAER.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from errno import EAGAIN, ENOTTY
 from typing import TYPE_CHECKING
 
 from uvfio.linux.base.pci_bus import PciBus, pci_is_root_bus, pci_walk_bus
-from uvfio.linux.base.pci_dev import PciDev, pci_find_capability
+from uvfio.linux.base.pci_dev import PciDev, pci_find_capability, pci_find_ext_capability
 from uvfio.runtime.errors import Errno
 from uvfio.uapi.pci_regs import (
     PCI_CAP_ID_EXP,
+    PCI_CAP_ID_MSI,
+    PCI_CAP_ID_MSIX,
     PCI_CAP_ID_PM,
     PCI_COMMAND,
     PCI_COMMAND_IO,
     PCI_COMMAND_MEMORY,
     PCI_EXP_DEVCAP,
     PCI_EXP_DEVCAP_FLR,
+    PCI_EXP_DEVCTL,
+    PCI_EXP_DEVCTL2,
+    PCI_EXP_LNKCTL,
+    PCI_EXP_LNKCTL2,
+    PCI_EXT_CAP_ID_ACS,
+    PCI_EXT_CAP_ID_ATS,
+    PCI_EXT_CAP_ID_PASID,
+    PCI_EXT_CAP_ID_PRI,
+    PCI_EXT_CAP_ID_SRIOV,
+    PCI_MSI_FLAGS,
+    PCI_MSIX_FLAGS,
     PCI_PM_CTRL,
     PCI_PM_CTRL_NO_SOFT_RESET,
+    PCI_SRIOV_BAR,
+    PCI_SRIOV_CTRL,
+    PCI_SRIOV_NUM_VF,
+    PCI_SRIOV_SYS_PGSIZE,
+    PCI_STD_HEADER_SIZEOF,
 )
 
 if TYPE_CHECKING:
     from uvfio.linux.base.pci_driver import PciDriver
 
-SAVED = 64  # bytes of the header that a reset must not change
+CONTROL = 4  # of most extended capabilities, with what they can in one word
+# Register (offset, size) of each capability that is saved and restored.
+SAVED = {
+    PCI_CAP_ID_EXP: ((PCI_EXP_DEVCTL, 2), (PCI_EXP_LNKCTL, 2), (PCI_EXP_DEVCTL2, 2), (PCI_EXP_LNKCTL2, 2)),
+    PCI_CAP_ID_MSI: ((PCI_MSI_FLAGS, 2),),
+    PCI_CAP_ID_MSIX: ((PCI_MSIX_FLAGS, 2),),
+}
+SAVED_EXTENDED = {
+    **dict.fromkeys(
+        (PCI_EXT_CAP_ID_ACS, PCI_EXT_CAP_ID_ATS, PCI_EXT_CAP_ID_PRI, PCI_EXT_CAP_ID_PASID), ((CONTROL, 4),)
+    ),
+    PCI_EXT_CAP_ID_SRIOV: (
+        *((PCI_SRIOV_BAR + 4 * bar, 4) for bar in range(6)),
+        (PCI_SRIOV_SYS_PGSIZE, 4),
+        (PCI_SRIOV_NUM_VF, 2),
+        (PCI_SRIOV_CTRL, 2),  # the last: it makes functions of the others
+    ),
+}
 
 
 def pci_reset_methods(dev: PciDev) -> list[str]:
@@ -108,11 +145,20 @@ def pci_restore_state(dev: PciDev) -> None:
     saved, dev.state_saved = dev.state_saved, None
     if saved is None:
         return
-    for off in range(dev.config.size - 4, -4, -4):
-        # From the end, the command register last: BARs must be back before it decodes.
-        value = int.from_bytes(saved[off : off + 4], "little")
-        if dev.config.read(off, 4) != value:
-            dev.config.write(off, 4, value & 0xFFFF if off == PCI_COMMAND else value)
+    for off, size in _saved_registers(dev):
+        value = int.from_bytes(saved[off : off + size], "little")
+        if dev.config.read(off, size) != value:
+            dev.config.write(off, size, value & 0xFFFF if off == PCI_COMMAND else value)
+
+
+def _saved_registers(dev: PciDev) -> Iterator[tuple[int, int]]:
+    """Offset and size; the command register last: BARs must be back before it decodes."""
+    for capabilities, find in ((SAVED, pci_find_capability), (SAVED_EXTENDED, pci_find_ext_capability)):
+        for cap, registers in capabilities.items():
+            at = find(dev, cap)
+            if at:
+                yield from ((at + off, size) for off, size in registers)
+    yield from ((off, 4) for off in range(PCI_STD_HEADER_SIZEOF - 4, -4, -4))
 
 
 def pci_reset_function(dev: PciDev) -> None:

@@ -16,7 +16,14 @@ from collections.abc import Mapping, Sequence
 from errno import EBUSY, EINVAL, EIO, EPERM
 
 from uvfio.linux.base import core, pci_iov, pci_probe, pci_reset
-from uvfio.linux.base.pci_dev import Bar, PciDev, pci_find_capability, pci_find_ext_capability, pci_pcie_type
+from uvfio.linux.base.pci_dev import (
+    Bar,
+    PciDev,
+    pci_find_capability,
+    pci_find_ext_capability,
+    pci_pcie_type,
+    pci_power_state,
+)
 from uvfio.linux.base.private import AnyAttribute
 from uvfio.linux.base.sysfs import kstrtoul
 from uvfio.linux.kernel.kernfs import PAGE_SIZE, Attribute, BinAttribute
@@ -36,6 +43,7 @@ IORESOURCE_PREFETCH = 0x2000
 IORESOURCE_MEM_64 = 0x100000
 IORESOURCE_SIZEALIGN = 0x40000
 PREFETCHABLE_WINDOW = IORESOURCE_MEM | IORESOURCE_PREFETCH | IORESOURCE_MEM_64 | 1  # the register's type bit
+POWER_STATES = ("D0", "D1", "D2", "D3hot")
 LINK: Mapping[str, str] = {
     "current_link_speed": "2.5 GT/s PCIe",
     "current_link_width": "1",
@@ -68,7 +76,7 @@ def dev_attributes(dev: PciDev) -> Sequence[AnyAttribute]:
         _text("class", f"0x{dev.class_code:06x}"),
         _text("revision", f"0x{dev.revision:02x}"),
         _text("modalias", modalias(dev)),
-        _text("power_state", "D0"),
+        Attribute("power_state", 0o444, lambda: f"{POWER_STATES[pci_power_state(dev)]}\n"),
         _text("ari_enabled", "0"),
         _text("dma_mask_bits", "32"),
         _text("consistent_dma_mask_bits", "32"),

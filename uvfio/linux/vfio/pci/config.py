@@ -16,7 +16,16 @@ from __future__ import annotations
 
 from errno import EFAULT
 
-from uvfio.linux.base.pci import pci_intx, pci_intx_mask_supported, pci_try_reset_function
+from uvfio.linux.base.pci import (
+    PCI_D3HOT,
+    pci_intx,
+    pci_intx_mask_supported,
+    pci_power_state,
+    pci_restore_state,
+    pci_save_state,
+    pci_set_power_state,
+    pci_try_reset_function,
+)
 from uvfio.linux.kernel.uaccess import copy_from_user, copy_to_user
 from uvfio.linux.vfio.pci import dmabuf, intrs
 from uvfio.linux.vfio.pci.private import PCI_STD_NUM_BARS, VfioPciCoreDevice
@@ -36,6 +45,7 @@ from uvfio.uapi.pci_regs import (
     PCI_CFG_SPACE_SIZE,
     PCI_COMMAND,
     PCI_COMMAND_INTX_DISABLE,
+    PCI_COMMAND_IO,
     PCI_COMMAND_MEMORY,
     PCI_EXP_DEVCAP,
     PCI_EXP_DEVCAP_FLR,
@@ -68,6 +78,7 @@ PCI_STD_HEADER_SIZEOF = 0x40
 PCI_LATENCY_TIMER = 0x0D
 PCI_BIST = 0x0F
 PCI_PM_CAP_PME_MASK = 0xF800
+PCI_COMMAND_DECODE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY
 PCI_PM_CTRL_PME = 0x8100  # enable and status
 PCI_EXP_DEVCTL_VIRTUAL = 0xF0E0  # payload, read request size, function level reset
 PCI_EXP_DEVCTL_PHANTOM = 0x0200
@@ -115,6 +126,7 @@ def vfio_config_init(core: VfioPciCoreDevice) -> None:
     core.virt = bytearray(config.size)
     core.writable = bytearray(b"\xff" * config.size)
     core.caps = {}
+    core.read_only = []
     permissions = _Permissions(core)
     vfio_fill_basic(permissions)
     if core.pdev.physfn is not None:
@@ -166,6 +178,8 @@ def vfio_cap_init(core: VfioPciCoreDevice, permissions: _Permissions) -> None:
             permissions.claim(at, length)
             permissions.set(at + 1, 1, 0xFF, 0)
             vfio_fill_cap(core, permissions, cap, at)
+            if cap == PCI_CAP_ID_MSIX:
+                core.read_only.append(range(at, at + length))
             link = at + 1
         at = following
     core.vconfig[link] = 0
@@ -186,7 +200,8 @@ def vfio_fill_cap(core: VfioPciCoreDevice, permissions: _Permissions, cap: int, 
         # Power management events go to the host, so the user's function has none.
         core.vconfig[at + PCI_PM_PMC + 1] &= ~(PCI_PM_CAP_PME_MASK >> 8) & 0xFF
         permissions.set(at + PCI_PM_PMC, 2, PCI_PM_CAP_PME_MASK, 0)
-        permissions.set(at + PCI_PM_CTRL, 4, PCI_PM_CTRL_PME, 0xFFFF_FFFF & ~PCI_PM_CTRL_PME)
+        virtual = PCI_PM_CTRL_PME
+        permissions.set(at + PCI_PM_CTRL, 4, virtual, 0xFFFF_FFFF & ~(virtual | PCI_PM_CTRL_STATE_MASK))
     elif cap == PCI_CAP_ID_MSI:
         flags = core.vconfig[at + PCI_MSI_FLAGS] | core.vconfig[at + PCI_MSI_FLAGS + 1] << 8
         data = PCI_MSI_DATA_64 if flags & PCI_MSI_FLAGS_64BIT else PCI_MSI_DATA_32
@@ -215,6 +230,8 @@ def vfio_ecap_init(core: VfioPciCoreDevice, permissions: _Permissions) -> None:
             if cap == PCI_EXT_CAP_ID_ERR:
                 for off, bits in PCI_ERR_WRITABLE.items():
                     permissions.set(at + off, 4, 0, bits)
+            else:
+                core.read_only.append(range(at, at + length))
             previous = at
         elif at == PCI_CFG_SPACE_SIZE and header:
             permissions.claim(at, 4)
@@ -250,32 +267,26 @@ def vfio_bar_fixup(core: VfioPciCoreDevice) -> None:
 
 
 def vfio_pci_memory_enabled(core: VfioPciCoreDevice) -> bool:
-    """Does the device answer at its memory BARs?"""
-    config = core.pdev.config
-    if core.pdev.physfn is not None:
-        return True
-    pm = core.caps.get(PCI_CAP_ID_PM)
-    if pm and config.read(pm + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK == PCI_PM_CTRL_STATE_MASK:
-        return False
-    return bool(config.read(PCI_COMMAND, 2) & PCI_COMMAND_MEMORY)
+    """May the device be accessed at its memory BARs? As the user has said, whatever the device has now."""
+    if not core.vconfig or pci_power_state(core.pdev) >= PCI_D3HOT:
+        return False  # it has never been opened, or sleeps
+    # A virtual function has no bit for it.
+    return core.pdev.physfn is not None or bool(core.vconfig[PCI_COMMAND] & PCI_COMMAND_MEMORY)
 
 
 def vfio_pci_config_rw(core: VfioPciCoreDevice, buf: int, count: int, pos: int, write: bool) -> int:
     """Errno EFAULT beyond the end: the rules of a file do not hold for registers."""
     if pos + count > core.pdev.config.size:
         raise Errno(EFAULT)
-    data = bytearray(copy_from_user(buf, count)) if write else bytearray(count)
     done = 0
     while done < count:
         off = pos + done
         size = next(n for n in (4, 2, 1) if n <= count - done and off % n == 0)
-        if write:
-            vfio_config_write(core, off, size, int.from_bytes(data[done : done + size], "little"))
-        else:
-            data[done : done + size] = vfio_config_read(core, off, size).to_bytes(size, "little")
+        if not write:
+            copy_to_user(buf + done, vfio_config_read(core, off, size).to_bytes(size, "little"))
+        elif not any(off in registers for registers in core.read_only):
+            vfio_config_write(core, off, size, int.from_bytes(copy_from_user(buf + done, size), "little"))
         done += size
-    if not write:
-        copy_to_user(buf, bytes(data))
     return count
 
 
@@ -298,6 +309,9 @@ def vfio_config_write(core: VfioPciCoreDevice, off: int, size: int, value: int) 
         vfio_command_write(core, off, size, value)
     elif writable & ~virt:
         vfio_write_device(core, off, size, value, writable & ~virt)
+    power = core.caps.get(PCI_CAP_ID_PM)
+    if power is not None and off == power + PCI_PM_CTRL:
+        vfio_pm_config_write(core, value & PCI_PM_CTRL_STATE_MASK)
     express = core.caps.get(PCI_CAP_ID_EXP)
     if express is not None and express + PCI_EXP_DEVCTL + 1 in touches:
         vfio_exp_config_write(core, express)
@@ -318,9 +332,11 @@ def vfio_write_device(core: VfioPciCoreDevice, off: int, size: int, value: int, 
 
 
 def vfio_command_write(core: VfioPciCoreDevice, off: int, size: int, value: int) -> None:
-    """COMMAND: DisINTx is the kernel's, everything else goes to the device."""
+    """COMMAND: DisINTx is the kernel's, everything else goes to the device; what decodes is also noted."""
     virt = int.from_bytes(core.virt[off : off + size], "little")
     writable = int.from_bytes(core.writable[off : off + size], "little")
+    if off == PCI_COMMAND:
+        core.vconfig[off] = core.vconfig[off] & ~PCI_COMMAND_DECODE | value & PCI_COMMAND_DECODE
     vfio_write_device(core, off, size, value, writable & ~virt)
     disabled = bool(core.vconfig[PCI_COMMAND + 1] & PCI_COMMAND_INTX_DISABLE >> 8)
     if disabled and not core.virq_disabled:
@@ -329,6 +345,31 @@ def vfio_command_write(core: VfioPciCoreDevice, off: int, size: int, value: int)
     elif not disabled and core.virq_disabled:
         core.virq_disabled = False
         intrs.vfio_pci_intx_unmask(core)
+
+
+def vfio_pm_config_write(core: VfioPciCoreDevice, state: int) -> None:
+    """``vfio_lock_and_set_power_state()``."""
+    with core.memory_lock.write():
+        if state == PCI_D3HOT:
+            dmabuf.vfio_pci_dma_buf_move(core, True)
+        vfio_pci_set_power_state(core, state)
+        dmabuf.vfio_pci_dma_buf_move(core, not vfio_pci_memory_enabled(core))
+
+
+def vfio_pci_set_power_state(core: VfioPciCoreDevice, state: int) -> None:
+    """
+    Another power state. A function may lose its configuration on the way back to D0, so it
+    gets that which it had when it went: what was written meanwhile is lost.
+    """
+    pdev = core.pdev
+    was = pci_power_state(pdev)
+    if was < PCI_D3HOT == state:
+        pci_save_state(pdev)
+        core.pm_save, pdev.state_saved = pdev.state_saved, None
+    pci_set_power_state(pdev, state)
+    if was == PCI_D3HOT and not pci_power_state(pdev):
+        core.pm_save, pdev.state_saved = None, core.pm_save
+        pci_restore_state(pdev)
 
 
 def vfio_exp_config_write(core: VfioPciCoreDevice, express: int) -> None:

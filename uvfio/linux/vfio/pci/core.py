@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from uvfio.linux.base.pci import (
+    PCI_D0,
     PciDev,
     pci_clear_master,
     pci_disable_device,
@@ -258,6 +259,7 @@ def vfio_pci_core_close_device(core: VfioPciCoreDevice) -> None:
 def vfio_pci_core_disable(core: VfioPciCoreDevice) -> None:
     """Leave the device quiet, as if nobody had used it."""
     pdev = core.pdev
+    config.vfio_pci_set_power_state(core, PCI_D0)
     pci_clear_master(pdev)
     vfio_pci_runtime_pm_exit(core)
     with core.igate:
@@ -366,6 +368,7 @@ def vfio_pci_ioctl_reset(core: VfioPciCoreDevice) -> int:
     if not core.reset_works:
         raise Errno(EINVAL)
     with core.memory_lock.write():
+        config.vfio_pci_set_power_state(core, PCI_D0)
         dmabuf.vfio_pci_dma_buf_move(core, True)
         try:
             pci_try_reset_function(core.pdev)

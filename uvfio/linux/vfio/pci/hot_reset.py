@@ -12,7 +12,7 @@ import struct
 from errno import EBUSY, EINVAL, ENODEV, ENOSPC, EPERM
 from typing import Any
 
-from uvfio.linux.base.pci import PciDev, pci_probe_reset_bus, pci_reset_bus, pci_walk_bus
+from uvfio.linux.base.pci import PCI_D0, PciDev, pci_probe_reset_bus, pci_reset_bus, pci_walk_bus
 from uvfio.linux.iommu import iommu
 from uvfio.linux.iommufd import device as iommufd_device
 from uvfio.linux.kernel.fs import File, fget, fput
@@ -121,6 +121,7 @@ def vfio_pci_dev_set_hot_reset(asking: VfioDevice, files: list[File]) -> None:
                     raise Errno(EBUSY)
                 cores.append(device.drvdata)
                 dmabuf.vfio_pci_dma_buf_move(device.drvdata, True)
+                config.vfio_pci_set_power_state(device.drvdata, PCI_D0)
             pci_reset_bus(cores[0].pdev)
         finally:
             for core in reversed(cores):

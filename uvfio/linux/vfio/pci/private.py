@@ -75,12 +75,14 @@ class VfioPciCoreDevice:
         self.virt = bytearray()
         self.writable = bytearray()
         self.caps: dict[int, int] = {}  # capability id -> offset
+        self.read_only: list[range] = []  # capabilities of which a write is not even looked at
         self.region_offsets = vfio_pci_region_offsets(pdev)
         self.msix_bar = -1  # BAR and range of the MSI-X table
         self.msix_offset = 0
         self.msix_size = 0
         self.memory_lock = RwSemaphore("vfio_pci.memory_lock")
         self.pm_runtime_engaged = False  # memory_lock
+        self.pm_save: bytes | None = None  # memory_lock; configuration when it went to D3hot
         self.pm_wake_eventfd_ctx: EventfdCtx | None = None  # memory_lock
         self.dmabufs: list[Any] = []  # memory_lock
         self.igate = Mutex("vfio_pci.igate")
