@@ -327,18 +327,18 @@ def update_user_bitmap(iommu: VfioIommu, dma: VfioDma, base: int, data: int) -> 
     """
     Set the bits of *dma* in the bitmap that starts at the address *base*. As Linux does,
     it shifts the bits where they are kept, and adds the user's first word to them: what
-    is then behind the last page stays, and shows in the next answer.
+    is then behind the last page stays, and shows in the next answer; and when the user's
+    memory is not there, all of it does.
     """
     nbits = dma.size // iommu.pgsize
     word, shift = divmod((dma.start - base) // iommu.pgsize, 64)
     words = -(-(nbits + shift) // 64)
     inside = (1 << 64 * words) - 1
-    bits = dma.bitmap
     if iommu.domain_list:
-        bits |= (1 << nbits) - 1
+        dma.bitmap |= (1 << nbits) - 1
     if shift:
+        dma.bitmap = dma.bitmap & ~inside | dma.bitmap << shift & inside
         # Another mapping may have its bits in the first word.
-        shared = int.from_bytes(copy_from_user(data + word * 8, 8), "little")
-        bits = bits & ~inside | bits << shift & inside | shared
-    copy_to_user(data + word * 8, (bits & inside).to_bytes(words * 8, "little"))
-    dma.populate_bitmap(bits >> nbits << nbits)
+        dma.bitmap |= int.from_bytes(copy_from_user(data + word * 8, 8), "little")
+    copy_to_user(data + word * 8, (dma.bitmap & inside).to_bytes(words * 8, "little"))
+    dma.populate_bitmap(dma.bitmap >> nbits << nbits)
