@@ -7,8 +7,8 @@ capabilities, AER and serial number), the same BARs, reset values, and interrupt
 their cause registers (ICR, ICS, IMS, IMC, and IVAR for MSI-X). All differences:
 
 * packets go nowhere but back (``e1000e_rings.py``); the PHY and the EEPROM do not answer;
-* CTRL resets, which QEMU's does not when it comes back from D3hot; every other register
-  holds what was written;
+* a function reset begins anew, where QEMU 7.2's keeps its registers; CTRL resets; registers
+  that nothing depends on hold what was written, also where an 82574L has none;
 * the flash is empty.
 
 As in QEMU's, a narrow access is one of the whole register that it lies in.
