@@ -16,7 +16,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from uvfio.linux.kernel.kernfs import KernfsNode, kernfs_find, kernfs_link_target, kernfs_write
+from corpus.model import find
+
+from uvfio.linux.kernel.kernfs import kernfs_link_target, kernfs_write
 from uvfio.linux.kernel.user import Eventfd, UserProcess
 from uvfio.machine import Machine, Plugged
 from uvfio.runtime.errors import Errno
@@ -25,16 +27,6 @@ CONFORMANCE = Path(__file__).resolve().parents[2] / "shared" / "conformance"
 FRAMES_OF_US = 1 << 50  # where the pages of this process are taken to be, by their address
 FIRST_VALID = 1 << 24  # below it nothing is mapped
 MAP_SHARED = 1
-
-
-def find(path: str) -> KernfsNode | None:
-    """The node at *path*, links on the way followed, the last one not."""
-    node: KernfsNode | None = kernfs_find("/sys")
-    for name in path.removeprefix("/sys").strip("/").split("/"):
-        while node is not None and node.kind == "link":
-            node = node.target
-        node = node.children.get(name) if node is not None else None
-    return node
 
 
 class HostPages:

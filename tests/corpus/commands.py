@@ -30,14 +30,14 @@ ORACLE = TESTS.parent.parent / "shared" / "oracle"
 @dataclass(frozen=True)
 class Commands:
     """
-    *replay* plays a session in process and *answers_of* any calls; *machine* are the
-    options of ``uvfio run`` that make the machine, *making* says what calls make.
+    *replay* plays a session in process and *answers_of* any calls; *machines* are the options of
+    ``uvfio run`` that make each machine of the corpus, *making* says what calls make.
     """
 
     corpus: Corpus
     replay: Callable[[Session], Mismatch | None]
     answers_of: Callable[[Calls], list[Any]]
-    machine: tuple[str, ...]
+    machines: tuple[tuple[str, ...], ...]
     findings: str
     making: Making
 
@@ -62,13 +62,15 @@ class Commands:
     def record(self) -> int:
         """Sessions during which the kernel complained are left out, and said."""
         kept: list[Session] = []
-        for sessions, complaints in self.corpus.record(ORACLE, self.corpus.seeds):
+        for sessions, complaints in self.corpus.record_all(ORACLE):
             unclean = {int(line.split()[1]) for line in complaints if line.split()[1].isdigit()}
             kept += [session for session in sessions if session["seed"] not in unclean]
             print(f"{len(kept)} sessions, {sum(len(s['answers']) for s in kept)} answers", flush=True)
             print(*complaints, sep="\n", end="\n" if complaints else "")
         self.corpus.save(kept)
-        told = json.loads(self.corpus.run(ORACLE, "findings").splitlines()[-1])
+        told = {}
+        for seeds, _machine in self.corpus.machines:
+            told.update(json.loads(self.corpus.run(ORACLE, "findings", seed=seeds.start).splitlines()[-1]))
         (DATA / self.findings).write_text(json.dumps(told, indent=1) + "\n")
         return 0
 
@@ -84,23 +86,29 @@ class Commands:
 
     def run_live(self, first: int, step: int) -> tuple[list[Mismatch], int]:
         """Every *step*-th session from *first* on under ``uvfio run``: what differs, and the number of answers."""
-        command = [sys.executable, "-m", "uvfio", "run", *self.machine, "--"]
+        sessions = {session["seed"]: session for session in self.corpus.load()}
+        mismatches, answers = [], 0
+        for machine in self.machines:
+            *lines, last = self._play_live(machine, first, step)
+            mismatches += [Mismatch(sessions[line["seed"]], line["index"], line["got"]) for line in lines]
+            answers += last["answers"]
+        return mismatches, answers
+
+    def _play_live(self, machine: Sequence[str], first: int, step: int) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "uvfio", "run", *machine, "--"]
         command += [sys.executable, "-m", f"{self.corpus.package}.replay", str(first), str(step)]
         done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=900)
         if done.returncode or "uvfio:" in done.stderr:
             raise RuntimeError(f"uvfio run must succeed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        sessions = {session["seed"]: session for session in self.corpus.load()}
-        mismatches = [Mismatch(sessions[line["seed"]], line["index"], line["got"]) for line in lines[:-1]]
-        return mismatches, int(lines[-1]["answers"])
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def ask_linux(self, candidates: Sequence[Calls]) -> list[list[Any]]:
-        """What the reference kernel answers to each list of calls."""
+    def ask_linux(self, seed: int, candidates: Sequence[Calls]) -> list[list[Any]]:
+        """What the reference kernel answers to each list of calls, on the machine of session *seed*."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(list(candidates), file)
             file.flush()
             name = Path(file.name)
-            printed = self.corpus.run(ORACLE, f"playback {name.name}", name)
+            printed = self.corpus.run(ORACLE, f"playback {name.name}", name, seed)
             answers: list[list[Any]] = json.loads(printed.splitlines()[-1])
             return answers
 
@@ -117,12 +125,12 @@ class Commands:
             if not candidates:
                 return []
             print(f"{len(candidates)} candidates of {min(map(len, candidates))} calls and more", flush=True)
-            asked = zip(candidates, self.ask_linux(candidates), strict=True)
+            asked = zip(candidates, self.ask_linux(seed, candidates), strict=True)
             return [self._first(c, answers) == call[0] for c, answers in asked]
 
         small = shrink(session["calls"][: mismatch.index + 1], judge, self.making)
         print(*(shown(c) for c in small), sep="\n")
-        [linux] = self.ask_linux([small])
+        [linux] = self.ask_linux(seed, [small])
         print(f"Linux: {shown(linux[-1])}\nuvfio: {shown(self.answers_of(small)[-1])}")
         return 0
 

@@ -30,13 +30,15 @@ def _wrap(value: int, code: str) -> int:
 class Layout:
     """
     What a call's argument points to. The first field is the size, filled in when it is
-    played, the second *op* if there is one; *room* is what the size says if not the
-    size of the fields. *new_fd* is the field that has a new file's number afterwards.
+    played (not where it is called otherwise), the second *op* if there is one; *room* is
+    what the size says if not the size of the fields. *new_fd* is the field that has a new
+    file's number afterwards.
     """
 
     def __init__(self, request: int, text: str, op: int | None = None, room: int = 0, new_fd: str = "") -> None:
         self.request = request
-        self.head = () if op is None else (op,)
+        self.op = () if op is None else (op,)
+        self.sized = text.split()[1] in ("size", "argsz")
         self.fields = fields(text)
         self.code = struct.Struct("<" + "".join(code for _, code in self.fields))
         self.names = [name for name, _ in self.fields]
@@ -47,7 +49,11 @@ class Layout:
     @property
     def given(self) -> list[str]:
         """The fields that a call gives."""
-        return self.names[1 + len(self.head) :]
+        return self.names[self.sized + len(self.op) :]
+
+    def head(self, size: int | None) -> list[int]:
+        """What comes before the fields that a call gives; *size* instead of the usual one."""
+        return [self.room if size is None else size, *self.op] if self.sized else []
 
     def pack(self, values: Sequence[int]) -> bytes:
         fixed = [_wrap(value, code) for value, (_, code) in zip(values, self.fields, strict=True)]

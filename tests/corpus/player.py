@@ -95,7 +95,7 @@ class Player:
 
     def ioctl(self, name: str, fd: str, values: Sequence[Any], how: Mapping[str, Any]) -> Any:
         layout = self.layouts[name]
-        sent = [how.get("size", layout.room), *layout.head, *(self.value(v) for v in values)]
+        sent = [*layout.head(how.get("size")), *(self.value(v) for v in values)]
         data = layout.pack(sent) + bytes.fromhex(how.get("tail", ""))
         arg, where = self._place(data, how.get("at", ""))
         before = self._fill(how)

@@ -30,11 +30,14 @@ Session = dict[str, Any]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sessions of the *seeds*, made by *package*; *boot* of them in one boot of the reference kernel."""
+    """
+    Sessions made by *package*, *boot* of them in one boot of the reference kernel.
+    *machines* are seeds, and arguments of QEMU for the machine that they need.
+    """
 
     package: str
-    seeds: range
     boot: int
+    machines: tuple[tuple[range, tuple[str, ...]], ...]
 
     @property
     def file(self) -> Path:
@@ -50,15 +53,20 @@ class Corpus:
     def save(self, sessions: Sequence[Session]) -> None:
         self.file.write_bytes(lzma.compress(dump(sessions), preset=9 | lzma.PRESET_EXTREME))
 
-    def run(self, oracle: Path, arguments: str, extra: Path | None = None) -> str:
-        """What ``python -m PACKAGE.``\\ *arguments* prints in the reference kernel."""
-        return run(oracle, f"{self.package}.{arguments}", extra)
+    def run(self, oracle: Path, arguments: str, extra: Path | None = None, seed: int = 0) -> str:
+        """What ``python -m PACKAGE.``\\ *arguments* prints in the reference kernel, on the machine of *seed*."""
+        [qemu] = [machine for seeds, machine in self.machines if seed in seeds]
+        return run(oracle, f"{self.package}.{arguments}", extra, qemu)
+
+    def record_all(self, oracle: Path) -> Iterator[tuple[list[Session], list[str]]]:
+        for seeds, _machine in self.machines:
+            yield from self.record(oracle, seeds)
 
     def record(self, oracle: Path, seeds: range) -> Iterator[tuple[list[Session], list[str]]]:
-        """Sessions of the *seeds*, boot by boot."""
+        """Sessions of the *seeds*, all of one machine, boot by boot."""
         for first in range(seeds.start, seeds.stop, self.boot):
             count = min(self.boot, seeds.stop - first)
-            yield parse(self.run(oracle, f"record {first} {count}"))
+            yield parse(self.run(oracle, f"record {first} {count}", seed=first))
 
 
 def dump(sessions: Sequence[Session]) -> bytes:
@@ -66,7 +74,7 @@ def dump(sessions: Sequence[Session]) -> bytes:
     return b"".join(json.dumps(session, separators=(",", ":")).encode() + b"\n" for session in sessions)
 
 
-def run(oracle: Path, command: str, extra: Path | None = None) -> str:
+def run(oracle: Path, command: str, extra: Path | None = None, qemu: Sequence[str] = ()) -> str:
     """What ``python -m``\\ *command* prints in the reference kernel."""
     with tempfile.TemporaryDirectory() as work:
         for package in PACKAGES:
@@ -77,7 +85,7 @@ def run(oracle: Path, command: str, extra: Path | None = None) -> str:
         (Path(work) / "cmd").write_text(f"dmesg -n 1; PYTHONPATH=/t python3.11 -m {command} 2>&1\n")
         for _ in range(3):
             done = subprocess.run(
-                [oracle / "run", work], capture_output=True, text=True, env={**os.environ, "TIMEOUT": "900"}
+                [oracle / "run", work, *qemu], capture_output=True, text=True, env={**os.environ, "TIMEOUT": "900"}
             )
             # On a busy computer the guest's timer may not come up: that says nothing of what it runs.
             if done.returncode != BOOT_FAILED:

@@ -9,11 +9,13 @@ physical memory, which Linux would leave to chance.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import select
 import struct
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -37,8 +39,20 @@ class System(Protocol):
     def read(self, fd: int, addr: int, count: int) -> int: ...
     def write(self, fd: int, addr: int, count: int) -> int: ...
 
+    def pread(self, fd: int, addr: int, count: int, offset: int) -> int: ...
+    def pwrite(self, fd: int, addr: int, count: int, offset: int) -> int: ...
+
     def poll(self, fd: int) -> int:
         """What ``poll(2)`` says at once, asked for everything."""
+
+    def count(self, fd: int) -> int:
+        """The counter of an eventfd, which becomes 0; what is under way has come."""
+
+    def signal(self, fd: int, n: int) -> None:
+        """Add *n* to the counter of an eventfd."""
+
+    def rest(self) -> None:
+        """Let a device go on."""
 
     def next_fd(self) -> int:
         """The number that the next new file will have."""
@@ -65,11 +79,24 @@ class System(Protocol):
     def vm_pin(self) -> int:
         """Pages of this process that are pinned, as ``/proc/self/status`` counts them."""
 
+    def vm_lck(self) -> int:
+        """Those that are locked."""
+
+    def read_file(self, path: str) -> bytes:
+        """All of a file of sysfs."""
+
+    def write_file(self, path: str, data: bytes, offset: int = 0) -> int:
+        """Write to a file of sysfs at once."""
+
+    def read_link(self, path: str) -> str: ...
+    def list_dir(self, path: str) -> list[str]: ...
+
 
 SHARED, PRIVATE, FIXED, ANONYMOUS, HUGETLB = 1, 2, 0x10, 0x20, 0x40000
 MADV_NOHUGEPAGE, MADV_DONTNEED, MADV_REMOVE = 15, 4, 9
 FAILED = 2**64 - 1
 POLL = 0xFFFF & ~0x100  # POLLWRNORM: uvfio's live queues have it, being sockets; Linux's do not
+TAKEN = 25
 PFN = (1 << 55) - 1
 
 
@@ -79,18 +106,28 @@ def load_libc() -> ctypes.CDLL:
     libc.ioctl.argtypes = [ctypes.c_int, word, word]
     libc.mmap.argtypes = [word, word, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     libc.mmap.restype = word
-    for name in ("munmap", "mprotect", "madvise", "read", "write"):
+    for name in ("munmap", "mprotect", "madvise", "read", "write", "pread", "pwrite"):
         getattr(libc, name).restype = ctypes.c_long
     libc.munmap.argtypes = [word, word]
     libc.mprotect.argtypes = libc.madvise.argtypes = [word, word, ctypes.c_int]
     libc.read.argtypes = libc.write.argtypes = [ctypes.c_int, word, word]
+    libc.pread.argtypes = libc.pwrite.argtypes = [ctypes.c_int, word, word, ctypes.c_long]
     return libc
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Failed(error.errno or 0) from None
 
 
 class RealSystem:
     """This process and the kernel under it."""
 
-    def __init__(self, scatter: bool) -> None:
+    def __init__(self, scatter: bool, settle: float = 0) -> None:
+        self.settle = settle  # milliseconds that an interrupt may take
         self.libc = load_libc()
         self.spare: list[int] = []  # pages that keep a frame from being handed out again
         self.pagemap = os.open("/proc/self/pagemap", os.O_RDONLY) if scatter else -1
@@ -102,10 +139,8 @@ class RealSystem:
         return result
 
     def open(self, path: str) -> int:
-        try:
+        with _failing():
             return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise Failed(error.errno or 0) from None
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -119,11 +154,32 @@ class RealSystem:
     def write(self, fd: int, addr: int, count: int) -> int:
         return self._check(self.libc.write(fd, addr, count))
 
+    def pread(self, fd: int, addr: int, count: int, offset: int) -> int:
+        return self._check(self.libc.pread(fd, addr, count, offset))
+
+    def pwrite(self, fd: int, addr: int, count: int, offset: int) -> int:
+        return self._check(self.libc.pwrite(fd, addr, count, offset))
+
     def poll(self, fd: int) -> int:
         poll = select.poll()
         poll.register(fd, POLL)
         ready = poll.poll(0)
         return ready[0][1] if ready else 0
+
+    def count(self, fd: int) -> int:
+        self.rest()
+        return os.eventfd_read(fd) if self.poll(fd) & select.POLLIN else 0
+
+    def rest(self) -> None:
+        time.sleep(self.settle / 1000)
+
+    def signal(self, fd: int, n: int) -> None:
+        os.eventfd_write(fd, n)
+        for _ in range(TAKEN):  # soon, if anybody takes it
+            if not self.poll(fd) & select.POLLIN:
+                break
+            time.sleep(0.002)
+        self.rest()
 
     def next_fd(self) -> int:
         fd = os.dup(self.status)
@@ -203,6 +259,33 @@ class RealSystem:
         ctypes.memmove(addr, data, len(data))
 
     def vm_pin(self) -> int:
+        return self._pages("VmPin:")
+
+    def vm_lck(self) -> int:
+        return self._pages("VmLck:")
+
+    def _pages(self, field: str) -> int:
         # Opened anew: uvfio answers the open of this file with its own numbers.
         with open("/proc/self/status") as status:
-            return sum(int(line.split()[1]) // 4 for line in status if line.startswith("VmPin:"))
+            return sum(int(line.split()[1]) // 4 for line in status if line.startswith(field))
+
+    def read_file(self, path: str) -> bytes:
+        with _failing(), open(path, "rb") as file:
+            return file.read()
+
+    def write_file(self, path: str, data: bytes, offset: int = 0) -> int:
+        with _failing():
+            fd = os.open(path, os.O_WRONLY)
+        try:
+            with _failing():
+                return os.pwrite(fd, data, offset)
+        finally:
+            os.close(fd)
+
+    def read_link(self, path: str) -> str:
+        with _failing():
+            return os.readlink(path)
+
+    def list_dir(self, path: str) -> list[str]:
+        with _failing():
+            return sorted(os.listdir(path))

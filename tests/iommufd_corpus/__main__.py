@@ -22,7 +22,7 @@ MAKING = Making(
     ),
     plain=("IOAS_ALLOC", [0, 0]),
 )
-COMMANDS = Commands(CORPUS, replay, answers_of, ("--iommufd-test",), "iommufd_findings.json", MAKING)
+COMMANDS = Commands(CORPUS, replay, answers_of, (("--iommufd-test",),), "iommufd_findings.json", MAKING)
 
 if __name__ == "__main__":
     sys.exit(COMMANDS.main(sys.argv[1:]))
