@@ -39,13 +39,15 @@ bench: $(PEERS)
 soak: $(READY)
 	$(BIN)/python bench/kill_clients.py 1000
 
-# Random iommufd calls, see docs/iommufd-corpus.md: ask the reference kernel again (about
-# ten minutes), and play all that it answered to a real program.
+# Random iommufd and VFIO calls, see docs/iommufd-corpus.md and docs/vfio-corpus.md: ask the
+# reference kernel again (about twenty minutes), and play all that it answered to a real program.
+CORPORA := iommufd_corpus vfio_corpus
+
 corpus: $(READY)
-	cd tests && $(abspath $(BIN))/python -m iommufd_corpus record
+	cd tests && for each in $(CORPORA); do $(abspath $(BIN))/python -m $$each record || exit 1; done
 
 corpus-live: $(READY)
-	cd tests && $(abspath $(BIN))/python -m iommufd_corpus live
+	cd tests && for each in $(CORPORA); do $(abspath $(BIN))/python -m $$each live || exit 1; done
 
 # Coverage-guided, half an hour. CI runs it with FUZZ_SECONDS=60.
 FUZZ_SECONDS ?= 1800

@@ -23,7 +23,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent
 DATA = TESTS / "data"
 BOOT_FAILED = 70
-PACKAGES = ("corpus", "iommufd_corpus")  # what the reference kernel's guest gets
+PACKAGES = ("corpus", "iommufd_corpus", "vfio_corpus")  # what the reference kernel's guest gets
 
 Session = dict[str, Any]
 
