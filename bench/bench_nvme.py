@@ -49,10 +49,14 @@ def build_client(directory: str) -> str:
     return build(directory, "nvme_bench", f"{CLIENTS}/nvme_queue.c", f"{CLIENTS}/client_lib.c", "-static")
 
 
+def served(device: str, *command: str) -> list[str]:
+    """*command* with *device* in its machine, to be run in the directory above this one."""
+    return [sys.executable, "-m", "uvfio", "run", "-d", device, "--", *command]
+
+
 def run_client(device: str, *command: str) -> list[float]:
     """The numbers that *command* prints with *device* in its machine."""
-    run = [sys.executable, "-m", "uvfio", "run", "-d", device, "--", *command]
-    done = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+    done = subprocess.run(served(device, *command), check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
     return [float(word) for word in done.stdout.split()]
 
 
