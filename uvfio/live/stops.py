@@ -7,6 +7,7 @@ let the thread go on and wait for the next stop, and look at where a thread has 
 from __future__ import annotations
 
 import os
+import time
 from errno import EINTR
 
 from uvfio.live.decode import MAX_LENGTH
@@ -26,12 +27,22 @@ from uvfio.live.syscalls import CallLoop, SystemCalls, address_of, argument
 from uvfio.live.sysno import SYS
 
 PAGE_MASK = -4096
+SI_CODE, SI_PID, SI_STATUS = 2, 4, 6  # of SIGCHLD's siginfo, in ints
+LOOK_SECONDS = 200e-6
+REST = 20  # accesses that we sleep after, when the last one did not come while we looked
+NEVER = 1 << 62
 
 
 class Stops:
-    """What a tracing thread waits for. Nothing that it finds is taken off (WNOWAIT)."""
+    """
+    What a tracing thread waits for. Nothing that it finds is taken off (WNOWAIT).
 
-    SET_REGS, CONT, WAIT, END = range(4)
+    A thread that has just had an access done mostly makes the next one at once. To be woken
+    for that takes longer than all the rest, when a processor has gone idle meanwhile; so we
+    look for a while before we sleep, as long as that is worth it.
+    """
+
+    SET_REGS, CONT, WAIT, LOOK, END = range(5)
 
     def __init__(self, loop: CallLoop) -> None:
         siginfo = bytearray(SIGINFO_SIZE)
@@ -41,7 +52,10 @@ class Stops:
         calls.set(self.SET_REGS, SYS["ptrace"], PTRACE_SETREGS, 0, 0, 0)
         calls.set(self.CONT, SYS["ptrace"], PTRACE_CONT, 0, 0, 0)
         calls.set(self.WAIT, SYS["waitid"], os.P_ALL, 0, address_of(siginfo), options, 0)
+        calls.set(self.LOOK, SYS["waitid"], os.P_ALL, 0, address_of(siginfo), options | os.WNOHANG, 0)
         self._first = self.WAIT
+        # On the only processor the client could not run while we look.
+        self._sleeps = 0 if len(os.sched_getaffinity(0)) > 1 else NEVER  # so often before we look again
 
     def go_on(self, tid: int, signal: int = 0, regs_at: int | None = None) -> None:
         """Before the next wait: set the registers of a stopped thread, if given, and let it go on."""
@@ -58,13 +72,32 @@ class Stops:
     def next(self) -> tuple[int, int, int] | None:
         """(tid, CLD_EXITED or so, status), as SIGCHLD tells them; None: there is nobody left to wait for."""
         first, self._first = self._first, self.WAIT
-        while self._calls.wait(first, self.END - first) < self.END - first:
+        if first == self.SET_REGS:
+            if not self._sleeps:
+                self._calls.wait(first, self.WAIT - first)  # if it was killed, its end is the next event
+                if self._comes_soon():
+                    return self._event()
+                self._sleeps = REST
+                first = self.WAIT
+            else:
+                self._sleeps -= 1
+        while self._calls.wait(first, self.WAIT + 1 - first) <= self.WAIT - first:
             # It was killed before it could go on, and its end is the next event; or no call was interrupted at all.
             if first == self.WAIT and self._calls.results[self.WAIT] != -EINTR:
                 return None
             first = self.WAIT
-        info = self._siginfo
-        return info[4], info[2], info[6]
+        return self._event()
+
+    def _comes_soon(self) -> bool:
+        until = time.monotonic() + LOOK_SECONDS
+        while True:
+            if self._calls.wait(self.LOOK, 1) and self._siginfo[SI_PID]:
+                return True
+            if time.monotonic() > until:
+                return False
+
+    def _event(self) -> tuple[int, int, int]:
+        return self._siginfo[SI_PID], self._siginfo[SI_CODE], self._siginfo[SI_STATUS]
 
 
 class Fault:
