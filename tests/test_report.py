@@ -16,6 +16,7 @@ from uvfio.linux.kernel.mutex import Mutex
 from uvfio.report.html import Entry, page
 from uvfio.report.record import record
 from uvfio.report.terminal import render
+from uvfio.runtime.shown import PACKAGE, shown_path
 
 FOUND = [name for name in RUNS if name != "toy.silent"]
 
@@ -185,3 +186,10 @@ def test_a_report_that_cannot_be_written_is_found_out_first(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "uvfio: the report must be writable: /no/such/place.html: No such file or directory\n"
+
+
+def test_a_clone_has_any_name():
+    """A file of the package is shown below it, any other by its name, wherever the checkout is."""
+    assert shown_path(f"{PACKAGE}/linux/vfio/group.py") == "linux/vfio/group.py"
+    assert shown_path("/home/me/uvfio/tests/mine.py") == "mine.py"
+    assert shown_path("<string>") == "<string>"

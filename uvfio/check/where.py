@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from pathlib import PurePath
 from types import CodeType, FrameType
+
+from uvfio.runtime.shown import shown_path
 
 # Below these, the caller is what a reader wants to see.
 _INNER = ("/uvfio/runtime/", "/uvfio/linux/kernel/", "/uvfio/check/", "/contextlib.py")
@@ -33,6 +34,4 @@ def _inner(path: str) -> bool:
 def spell(place: Place) -> str:
     """``vfio_group_fops_open() at linux/vfio/group.py:217``."""
     code, line = place
-    parts = PurePath(code.co_filename).parts
-    below = parts[len(parts) - parts[::-1].index("uvfio") :] if "uvfio" in parts else parts[-1:]
-    return f"{code.co_name}() at {'/'.join(below)}:{line}"
+    return f"{code.co_name}() at {shown_path(code.co_filename)}:{line}"

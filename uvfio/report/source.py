@@ -12,9 +12,11 @@ import linecache
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from uvfio.runtime.shown import shown_path
 
 # Below these, the caller is what a reader wants to see.
 INNER = (
@@ -59,7 +61,7 @@ class Sources:
         path = code.co_filename
         if path not in self._texts:
             self._texts[path] = _text(path, frame.f_globals).splitlines()
-        return Place(code.co_name, _below_package(path), line, path, code.co_firstlineno)
+        return Place(code.co_name, shown_path(path), line, path, code.co_firstlineno)
 
     def function(self, place: Place) -> tuple[int, list[str]]:
         """The function around *place*: the number of its first line, and its lines."""
@@ -112,11 +114,3 @@ def _text(path: str, names: dict[str, Any]) -> str:
     except (ImportError, KeyError, OSError):
         text = None
     return text if text is not None else "".join(linecache.getlines(path))
-
-
-def _below_package(path: str) -> str:
-    parts = PurePath(path).parts
-    if "uvfio" not in parts:
-        return parts[-1]
-    last = len(parts) - 1 - parts[::-1].index("uvfio")
-    return "/".join(parts[last + 1 :])
