@@ -17,17 +17,21 @@ import signal
 import struct
 import threading
 
-from uvfio.live.ptrace import PTRACE_EVENT_STOP, PTRACE_INTERRUPT, PTRACE_SEIZE, REGS, WALL, WNOTHREAD, ptrace
-from uvfio.live.shellwrite import (
-    ORIG_RAX,
+from uvfio.live.ptrace import (
     PTRACE_DETACH,
+    PTRACE_EVENT_STOP,
     PTRACE_GETREGS,
+    PTRACE_INTERRUPT,
     PTRACE_O_TRACESYSGOOD,
+    PTRACE_SEIZE,
     PTRACE_SETREGS,
     PTRACE_SYSCALL,
-    RAX,
-    SYSCALL_STOP,
+    REGS,
+    WALL,
+    WNOTHREAD,
+    ptrace,
 )
+from uvfio.live.shellwrite import ORIG_RAX, RAX, SYSCALL_STOP
 from uvfio.live.sysno import SYS
 
 ERESTARTNOINTR = 513

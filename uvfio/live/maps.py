@@ -31,6 +31,10 @@ class Mapping(NamedTuple):
     device: int  # that the inode is on
     page_size: int
 
+    def offset_of(self, addr: int) -> int:
+        """Where in the mapped file the byte at *addr* is."""
+        return self.offset + addr - self.start
+
 
 def mapping_at(maps: int, pid: int, addr: int) -> Mapping | None:
     """The mapping that covers *addr*; *maps* is an fd of ``/proc/PID/maps``."""

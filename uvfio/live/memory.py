@@ -152,7 +152,7 @@ class LiveMm:
         frames = self.seen_frames.get(key)
         if frames is None:
             frames = self.seen_frames[key] = self.client.open_files.shared.frames_of(key)
-        return frames.phys(found.offset + addr - found.start, found.page_size)
+        return frames.phys(found.offset_of(addr), found.page_size)
 
     def page_size(self, addr: int) -> int:
         return self._mapping(addr).page_size
@@ -164,7 +164,7 @@ class LiveMm:
             raise Errno(EFAULT)
         if not self.client.open_files.owns(found.device, found.inode):
             raise Errno(EFAULT)
-        return self.client.open_files.device_memory(found.inode, found.offset + addr - found.start, length)
+        return self.client.open_files.device_memory(found.inode, found.offset_of(addr), length)
 
     def memlock_limit(self) -> int | None:
         if host.has_capability(self.pid, CAP_IPC_LOCK):

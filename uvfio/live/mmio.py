@@ -31,9 +31,9 @@ from typing import Protocol
 from uvfio.live.access import Access as Access
 from uvfio.live.access import Refused
 from uvfio.live.borrow import Borrower
-from uvfio.live.ptrace import VectorLayout
+from uvfio.live.ptrace import VectorLayout, status_of
 from uvfio.live.syscalls import CallLoop
-from uvfio.live.tracing import TracingThread, status_of
+from uvfio.live.tracing import TracingThread
 
 
 class Poller(Protocol):

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 
 from uvfio.live.syscalls import address_of, machine_code
 
 PTRACE_CONT = 7
+PTRACE_SINGLESTEP = 9
 PTRACE_GETREGS = 12
 PTRACE_SETREGS = 13
+PTRACE_DETACH = 17
+PTRACE_SYSCALL = 24
 PTRACE_GETEVENTMSG = 0x4201
 PTRACE_GETSIGINFO = 0x4202
 PTRACE_SETSIGINFO = 0x4203
@@ -25,7 +29,11 @@ PTRACE_SETREGSET = 0x4205
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_LISTEN = 0x4208
+PTRACE_GETSIGMASK = 0x420A
+PTRACE_SETSIGMASK = 0x420B
+PTRACE_GET_SYSCALL_INFO = 0x420E
 
+PTRACE_O_TRACESYSGOOD = 1
 PTRACE_O_TRACEFORK = 1 << 1
 PTRACE_O_TRACEVFORK = 1 << 2
 PTRACE_O_TRACECLONE = 1 << 3
@@ -33,6 +41,7 @@ PTRACE_O_TRACEEXEC = 1 << 4
 
 PTRACE_EVENT_EXEC = 4
 PTRACE_EVENT_STOP = 128
+GROUP_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 NT_X86_XSTATE = 0x202
 WNOTHREAD = 0x20000000  # children and tracees of this thread only
@@ -93,6 +102,18 @@ def get_vectors(tid: int, layout: VectorLayout) -> Vectors:
 def set_vectors(tid: int, vectors: Vectors) -> None:
     io = Iovec(address_of(vectors.area), vectors.length)
     ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(io))
+
+
+def status_of(tid: int) -> tuple[str, int]:
+    """The state of a thread (Z and X: dead), and who traces it, or 0."""
+    state, tracer = "X", 0
+    with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
+        for line in status:
+            if line.startswith("State:"):
+                state = line.split()[1]
+            elif line.startswith("TracerPid:"):
+                tracer = int(line.split()[1])
+    return state, tracer
 
 
 class VectorLayout:

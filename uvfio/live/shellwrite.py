@@ -26,31 +26,31 @@ from functools import partial
 from uvfio.live import host
 from uvfio.live.loop import Loop
 from uvfio.live.ptrace import (
+    GROUP_STOPS,
+    PTRACE_DETACH,
     PTRACE_EVENT_STOP,
+    PTRACE_GET_SYSCALL_INFO,
+    PTRACE_GETREGS,
     PTRACE_INTERRUPT,
     PTRACE_O_TRACECLONE,
     PTRACE_O_TRACEEXEC,
     PTRACE_O_TRACEFORK,
+    PTRACE_O_TRACESYSGOOD,
     PTRACE_O_TRACEVFORK,
     PTRACE_SEIZE,
+    PTRACE_SETREGS,
+    PTRACE_SYSCALL,
     REGS,
     WALL,
     WNOTHREAD,
+    listen,
     ptrace,
 )
 from uvfio.live.sysno import SYS
 
-PTRACE_GETREGS = 12
-PTRACE_SETREGS = 13
-PTRACE_DETACH = 17
-PTRACE_SYSCALL = 24
-PTRACE_LISTEN = 0x4208
-PTRACE_GET_SYSCALL_INFO = 0x420E
-PTRACE_O_TRACESYSGOOD = 1
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 ENTRY, EXIT = 1, 2
 RAX, ORIG_RAX = 10, 15
-GROUP_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC
 MAX_WRITE = 4096
 _INFO = struct.Struct("<BxxxIQQ4Q")
@@ -191,7 +191,7 @@ class _TracingThread(threading.Thread):
             if not self._detached(tid, 0):
                 ptrace(PTRACE_SYSCALL, tid)
         elif event == PTRACE_EVENT_STOP and sig in GROUP_STOPS:
-            ptrace(PTRACE_LISTEN, tid)
+            listen(tid)
         elif event:
             with self.owner.lock:
                 self.owner.tracing[tid] = self

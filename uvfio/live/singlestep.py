@@ -13,7 +13,6 @@ does a process that has been traced on its own, not as a child of this one.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import struct
@@ -26,12 +25,19 @@ import iced_x86
 from iced_x86 import MemorySizeExt, Mnemonic, OpAccess, Register, RegisterExt
 
 from uvfio.live.operands import FS_BASE, GPR, GS_BASE, RIP, WORD, Registers, load, store
-from uvfio.live.ptrace import PTRACE_INTERRUPT, WALL, WNOTHREAD, ptrace
+from uvfio.live.ptrace import (
+    PTRACE_GETSIGMASK,
+    PTRACE_INTERRUPT,
+    PTRACE_SETSIGMASK,
+    PTRACE_SINGLESTEP,
+    WALL,
+    WNOTHREAD,
+    ptrace,
+    status_of,
+)
+from uvfio.live.syscalls import address_of
 from uvfio.live.tracee import Tracee
 
-PTRACE_SINGLESTEP = 9
-PTRACE_GETSIGMASK = 0x420A
-PTRACE_SETSIGMASK = 0x420B
 MASK = struct.Struct("<Q")
 PAGE = 4096
 LARGEST = 512  # bytes of an operand: FXSAVE's
@@ -167,7 +173,7 @@ def _present(tracee: Tracee, backing: int, operands: Sequence[Touched]) -> Itera
 def _step(tid: int) -> int:
     """One step; the signal that came instead, or 0."""
     mask = bytearray(MASK.size)
-    at = ctypes.addressof(ctypes.c_char.from_buffer(mask))
+    at = address_of(mask)
     ptrace(PTRACE_GETSIGMASK, tid, MASK.size, at)
     before = bytes(mask)
     # A signal from elsewhere must wait: its handler would run with the page in place.
@@ -190,23 +196,22 @@ def _step(tid: int) -> int:
 @contextmanager
 def _held_up(tids: Iterable[int]) -> Iterator[None]:
     """None of *tids* runs; they stop, and go on when their tracing thread sees that they did."""
-    running = [tid for tid in tids if _state(tid) == "R"]
+    running = [tid for tid in tids if _runs_now(tid)]
     for tid in running:
         try:
             ptrace(PTRACE_INTERRUPT, tid)
         except ProcessLookupError:
             pass
     until = time.monotonic() + HELD_UP
-    while any(_state(tid) == "R" for tid in running):
+    while any(map(_runs_now, running)):
         if time.monotonic() > until:
             raise CannotStep
         time.sleep(0.0001)
     yield
 
 
-def _state(tid: int) -> str:
+def _runs_now(tid: int) -> bool:
     try:
-        with open(f"/proc/{tid}/stat", "rb") as stat:
-            return stat.read().rsplit(b")", 1)[1][1:2].decode()
+        return status_of(tid)[0] == "R"
     except OSError:
-        return "X"
+        return False  # it is gone

@@ -72,15 +72,14 @@ class Stops:
     def next(self) -> tuple[int, int, int] | None:
         """(tid, CLD_EXITED or so, status), as SIGCHLD tells them; None: there is nobody left to wait for."""
         first, self._first = self._first, self.WAIT
-        if first == self.SET_REGS:
-            if not self._sleeps:
-                self._calls.wait(first, self.WAIT - first)  # if it was killed, its end is the next event
-                if self._comes_soon():
-                    return self._event()
-                self._sleeps = REST
-                first = self.WAIT
-            else:
-                self._sleeps -= 1
+        if first == self.SET_REGS and self._sleeps:
+            self._sleeps -= 1
+        elif first == self.SET_REGS:
+            self._calls.wait(first, self.WAIT - first)  # if it was killed, its end is the next event
+            if self._comes_soon():
+                return self._event()
+            self._sleeps = REST
+            first = self.WAIT
         while self._calls.wait(first, self.WAIT + 1 - first) <= self.WAIT - first:
             # It was killed before it could go on, and its end is the next event; or no call was interrupted at all.
             if first == self.WAIT and self._calls.results[self.WAIT] != -EINTR:

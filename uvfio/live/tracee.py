@@ -80,7 +80,7 @@ class Tracee:
     def file_offset(self, addr: int) -> int:
         """Where the device's byte at *addr* is in the mapped file."""
         assert self._trapped is not None
-        return self._trapped.offset + addr - self._trapped.start
+        return self._trapped.offset_of(addr)
 
     def backing(self) -> int | None:
         """A new fd on that file."""
@@ -118,8 +118,7 @@ class Tracee:
         mapping = self._trapped if self._is_trapped(addr) else self._ours(self._query.at(addr))
         if mapping is None or not (mapping.readable if value is None else mapping.writable):
             raise NoMemory(addr)
-        offset = mapping.offset + addr - mapping.start
-        return self.owner.submit(Access(self.tid, mapping.inode, offset, size, value))
+        return self.owner.submit(Access(self.tid, mapping.inode, mapping.offset_of(addr), size, value))
 
     def get_vector(self, number: int, size: int) -> int:
         return self._get_vectors().get(number, size)

@@ -21,6 +21,7 @@ from uvfio.live.borrow import Borrower
 from uvfio.live.decode import InsnDecoder, describe
 from uvfio.live.emulate import execute
 from uvfio.live.ptrace import (
+    GROUP_STOPS,
     PTRACE_EVENT_EXEC,
     PTRACE_EVENT_STOP,
     WALL,
@@ -30,6 +31,7 @@ from uvfio.live.ptrace import (
     listen,
     seize,
     set_fault,
+    status_of,
 )
 from uvfio.live.singlestep import CannotStep, single_step
 from uvfio.live.stops import Stops
@@ -38,7 +40,6 @@ from uvfio.live.tracee import NoMemory, Tracee
 
 BUS_ADRERR = 2
 SEGV_MAPERR = 1
-GROUP_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Trapper(Protocol):
@@ -200,15 +201,3 @@ class TracingThread(threading.Thread):
             )
         tracee.write_back()  # also elements of a string instruction before one that failed
         self._stops.go_on(tid, sig, fault.regs_at)
-
-
-def status_of(tid: int) -> tuple[str, int]:
-    """The state of a thread (Z and X: dead), and who traces it, or 0."""
-    state, tracer = "X", 0
-    with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
-        for line in status:
-            if line.startswith("State:"):
-                state = line.split()[1]
-            elif line.startswith("TracerPid:"):
-                tracer = int(line.split()[1])
-    return state, tracer
