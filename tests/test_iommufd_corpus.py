@@ -7,8 +7,9 @@ gives the same ones, in process and to a real program.
 import json
 
 import pytest
+from corpus.checks import check_recording, check_replay, check_size
 from corpus.replaying import Mismatch
-from corpus.sessions import DATA, dump
+from corpus.sessions import DATA
 from corpus.shrink import shrink
 from iommufd_corpus.__main__ import COMMANDS, MAKING
 from iommufd_corpus.findings import FINDINGS, OTHERWISE
@@ -16,7 +17,6 @@ from iommufd_corpus.fuzz_input import Fuzzer
 from iommufd_corpus.generate import THEMES
 from iommufd_corpus.inprocess import answers_of, replay
 from iommufd_corpus.replay import CORPUS
-from shared import need
 
 FEWEST = 45_000  # answers to a real program: without huge pages some sessions are left out
 
@@ -27,17 +27,12 @@ def sessions():
 
 
 def test_the_corpus_is_as_large_as_it_says(sessions):
-    assert sum(len(session["answers"]) for session in sessions) == 67_047
-    assert all(len(session["calls"]) == len(session["answers"]) for session in sessions)
-    assert {session["theme"] for session in sessions} == THEMES.keys()
+    check_size(sessions, 67_047, THEMES)
 
 
 @pytest.mark.parametrize("theme", sorted(THEMES))
 def test_every_answer_in_process(sessions, theme):
-    of_theme = [session for session in sessions if session["theme"] == theme]
-    assert len(of_theme) >= 19
-    found = [mismatch for session in of_theme if (mismatch := replay(session)) is not None]
-    assert not found, "\n\n".join(map(str, found))
+    check_replay(sessions, theme, 19, replay)
 
 
 @pytest.mark.live
@@ -82,7 +77,4 @@ def test_what_the_fuzzer_has_kept():
 
 @pytest.mark.oracle
 def test_the_reference_kernel_answers_the_same_again(sessions):
-    oracle = need("oracle") / "oracle"
-    [(again, complaints)] = CORPUS.record(oracle, range(3, 6))
-    assert not complaints
-    assert dump(again) == dump([session for session in sessions if session["seed"] in range(3, 6)])
+    check_recording(CORPUS, sessions)

@@ -7,9 +7,9 @@ Answers of Linux 7.3.4 to random VFIO calls over edu, pci-testdev and e1000e
 import json
 
 import pytest
+from corpus.checks import check_recording, check_replay, check_size
 from corpus.choices import changes
-from corpus.sessions import DATA, dump
-from shared import need
+from corpus.sessions import DATA
 from vfio_corpus.__main__ import COMMANDS
 from vfio_corpus.differences import BEHIND_A_PORT, DIFFERENCES
 from vfio_corpus.findings import FINDINGS
@@ -32,9 +32,7 @@ def told():
 
 
 def test_the_corpus_is_as_large_as_it_says(sessions):
-    assert sum(len(session["answers"]) for session in sessions) == ANSWERS
-    assert all(len(session["calls"]) == len(session["answers"]) for session in sessions)
-    assert {session["theme"] for session in sessions} == THEMES.keys()
+    check_size(sessions, ANSWERS, THEMES)
 
 
 def test_every_call_was_made_and_has_succeeded(sessions):
@@ -49,10 +47,7 @@ def test_every_call_was_made_and_has_succeeded(sessions):
 
 @pytest.mark.parametrize("theme", sorted(THEMES))
 def test_every_answer_in_process(sessions, theme):
-    of_theme = [session for session in sessions if session["theme"] == theme]
-    assert len(of_theme) >= 9
-    found = [mismatch for session in of_theme if (mismatch := replay(session)) is not None]
-    assert not found, "\n\n".join(map(str, found))
+    check_replay(sessions, theme, 9, replay)
 
 
 @pytest.mark.live
@@ -95,7 +90,4 @@ def test_the_document_says_how_the_models_differ():
 
 @pytest.mark.oracle
 def test_the_reference_kernel_answers_the_same_again(sessions):
-    oracle = need("oracle") / "oracle"
-    [(again, complaints)] = CORPUS.record(oracle, range(3, 6))
-    assert not complaints
-    assert dump(again) == dump([session for session in sessions if session["seed"] in range(3, 6)])
+    check_recording(CORPUS, sessions)

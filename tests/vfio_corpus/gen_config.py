@@ -35,12 +35,16 @@ def place(s: State, device: str) -> int:
     return int(s.one(SIZES[device], SIZES[device] - 1, 0x1000, 0x1001, 0xFFFF, 1 << 20, (1 << 40) - 4))
 
 
-def read(s: State) -> Call:
+def register(s: State, aligned: int) -> tuple[str, int, int]:
+    """A device's file, and offset and size of a register; in so many of a hundred cases it is *aligned*."""
     name, device = s.target()
     at = place(s, device)
     size = s.one(1, 1, 2, 2, 4, 4, 4, 4)
-    if s.chance(70):
-        at -= at % size
+    return name, at - at % size if s.chance(aligned) else at, size
+
+
+def read(s: State) -> Call:
+    name, at, size = register(s, 70)
     if s.chance(12):
         size = s.one(0, 3, 5, 7, 8, 16, 64, 256, 4096)
     end = [s.one("ro", "hole")] if s.chance(2) else []
@@ -53,11 +57,7 @@ def read_much(s: State) -> Call:
 
 
 def write(s: State) -> Call:
-    name, device = s.target()
-    at = place(s, device)
-    size = s.one(1, 1, 2, 2, 4, 4, 4, 4)
-    if s.chance(75):
-        at -= at % size
+    name, at, size = register(s, 75)
     if s.chance(5):
         size = s.one(0, 3, 5, 8, 16, 64)
     data = s.rng.choice(WORDS).to_bytes(4, "little") * 16 if s.chance(60) else s.rng.randbytes(64)
